@@ -1,0 +1,254 @@
+"""The command ``dream4d``: reads arguments and YAML, and calls one function of `recipes` for each subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import tyro
+
+from dream4d import __version__
+from dream4d.notation import format_schedule, parse_schedule
+from dream4d.presets import BUILTIN, SCHEDULES, Preset, merge, preset, suggest, to_mapping
+from dream4d.run import flatten, read_yaml, slug
+
+Prompt = tyro.conf.Positional[str]
+_UNSET = cast(Any, tyro.MISSING)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the run goes and what it starts from."""
+
+    preset: str = "builtin"
+    """`builtin` (the packaged models of a toy world, any machine) or `paper` (its models and numbers, a GPU)."""
+    config: Path | None = None
+    """YAML file with settings, such as the config.yaml of another run; options of the command line win."""
+    out: Path | None = None
+    """Folder of the run; by default runs/ and the prompt. The same command again goes on where it stopped."""
+    overwrite: bool = False
+    """Drop the run that is in the folder."""
+    settings: Annotated[Preset, tyro.conf.arg(name="")] = BUILTIN
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Turn a sentence into a moving 3D scene."""
+
+    prompt: Prompt = ""
+    """What is there and what it does, e.g. "a red cat wearing a top hat is waving"."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Static:
+    """Only the first stage: turn a sentence into a 3D scene that stands still."""
+
+    prompt: Prompt = ""
+    """What is there, e.g. "a red cat wearing a top hat"."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Animate:
+    """Only the second stage: set a finished scene in motion."""
+
+    source: tyro.conf.Positional[Path] = _UNSET
+    """Folder of a run, or a scene.safetensors."""
+    prompt: Prompt = ""
+    """What it does; by default the prompt of the source's run."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Render:
+    """Make a video of a finished scene."""
+
+    source: tyro.conf.Positional[Path] = _UNSET
+    """Folder of a run, or a scene.safetensors."""
+    out: Path | None = None
+    """The video; by default video.mp4 of the run, or the scene's name with .mp4."""
+    views: tuple[Literal["fixed", "orbit"], ...] = ("fixed", "orbit")
+    """Cameras, side by side: three that stand still, one that goes around."""
+    channels: tuple[Literal["rgb", "depth", "displacement"], ...] = ("rgb",)
+    """What is shown, one below the other."""
+    size: int = 256
+    """Height and width of each view in pixels."""
+    frames: int = 48
+    """Frames; they show the scene's whole time once."""
+    fps: float = 16.0
+    """Frames a second."""
+    elevation: float = 15.0
+    """Elevation of the cameras in degrees."""
+    samples_per_ray: int = 256
+    """Samples along the longest ray through the scene."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns its exit code: 0, 2 for input that cannot be used, 130 when stopped by Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        _run([argument for argument in arguments if argument != "--debug"])
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def generate(command: Generate) -> None:
+    from dream4d import recipes
+
+    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.settings
+    out = command.options.out or Path("runs") / slug(prompt)
+    _announce(recipes.text_to_4d(prompt, settings, out, overwrite=command.options.overwrite))
+
+
+def static(command: Static) -> None:
+    from dream4d import recipes
+
+    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.settings
+    out = command.options.out or Path("runs") / slug(prompt)
+    _announce(recipes.static_scene(prompt, settings, out, overwrite=command.options.overwrite))
+
+
+def animate(command: Animate) -> None:
+    from dream4d import recipes
+
+    prompt = _checked_prompt(command.prompt or recipes.prompt_of(command.source), command.options)
+    out = command.options.out or Path("runs") / slug(prompt)
+    if command.options.out is None and out.resolve() == command.source.resolve():
+        out = out.with_name(f"{out.name}-animated")
+    settings = command.options.settings
+    _announce(recipes.animate(command.source, prompt, settings, out, overwrite=command.options.overwrite))
+
+
+def render(command: Render) -> None:
+    from dream4d import recipes
+
+    for name in ("size", "frames", "fps", "samples_per_ray"):
+        if getattr(command, name) <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(command, name)}, expected a positive number")
+    _announce(recipes.render_video(
+        command.source, command.out, views=command.views, channels=command.channels, size=command.size,
+        frames=command.frames, fps=command.fps, elevation=command.elevation,
+        samples_per_ray=command.samples_per_ray, device=command.device,
+    ))
+
+
+_COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "generate": (Generate, generate), "static": (Static, static), "animate": (Animate, animate),
+    "render": (Render, render),
+}
+
+
+def _run(arguments: list[str]) -> None:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        return print(_usage())
+    if name == "--version":
+        return print(f"dream4d {__version__}")
+    if name not in _COMMANDS:
+        raise ValueError(f"there is no command {name!r}; {suggest(name, _COMMANDS)}")
+    kind, function = _COMMANDS[name]
+    default = kind() if kind is Render else _from_yaml(name, kind, arguments[1:])
+    command, unknown = tyro.cli(
+        kind, prog=f"dream4d {name}", args=arguments[1:], default=default, return_unknown_args=True,
+        registry=_schedules(), config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    _refuse(unknown, default)
+    return function(command)
+
+
+def _usage() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:{width}}  {kind.__doc__}" for name, (kind, _) in _COMMANDS.items()]
+    return "\n".join([
+        "usage: dream4d COMMAND [options]", "", *lines, "",
+        "dream4d COMMAND --help lists the options of a command; --debug shows where an error came from.",
+        "Start with: dream4d generate \"a red cat wearing a top hat is waving\"",
+    ])
+
+
+def _from_yaml(name: str, kind: type[Any], arguments: list[str]) -> Any:
+    """The command as preset and YAML file say; they are read before the other options, whose defaults they are."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset")
+    early.add_argument("--config")
+    known, _ = early.parse_known_args(arguments)
+    values = read_yaml(known.config) if known.config else {}
+    if (meant := values.pop("command", name)) != name:
+        raise ValueError(f"{known.config} is for `dream4d {meant}`, not for `dream4d {name}`")
+    named = str(values.pop("preset", "builtin"))
+    chosen = known.preset or named
+    own = {key: values.pop(key) for key in ("prompt", "source") if key in values and key in kind.__annotations__}
+    for key, value in own.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{key}: expected text, not {value!r}")
+    if "source" in own:
+        own["source"] = Path(own["source"])
+    settings = merge(preset(chosen), values)
+    config = Path(known.config) if known.config else None
+    return kind(**own, options=Options(preset=chosen, config=config, settings=settings))
+
+
+def _refuse(unknown: list[str], command: Any) -> None:
+    options = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
+    if options:
+        raise ValueError(f"unknown option {options[0]}; {suggest(options[0], _option_names(command))}")
+    if unknown:
+        raise ValueError(f"unexpected {unknown[0]!r}: put the prompt in quotes")
+
+
+def _option_names(command: Any) -> list[str]:
+    if isinstance(command, Render):
+        names = [name for name in Render.__annotations__ if name != "source"]
+    else:
+        own = [name for name in Options.__annotations__ if name != "settings"]
+        names = [*own, *flatten(to_mapping(command.options.settings))]
+    return ["--" + name.replace("_", "-") for name in names]
+
+
+def _checked_prompt(prompt: str, options: Options) -> str:
+    prompt = " ".join(prompt.split())
+    if not prompt:
+        raise ValueError('the prompt is empty: say what is there, e.g. "a red cat wearing a top hat is waving"')
+    priors = options.settings.priors
+    if "builtin" in (priors.image, priors.multiview, priors.video):
+        from dream4d.toyworld import grammar
+
+        if unknown := grammar.unknown_words(prompt):
+            known = "; ".join(f"{kind}: {', '.join(words)}" for kind, words in grammar.known_words().items())
+            print(f"warning: the built-in models do not know {', '.join(unknown)}. They know {known}", file=sys.stderr)
+    return prompt
+
+
+def _schedules() -> tyro.constructors.ConstructorRegistry:
+    """Teaches tyro the notation of schedules."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def schedule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if info.type not in SCHEDULES:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1, metavar="SCHEDULE", instance_from_str=lambda arguments: parse_schedule(arguments[0]),
+            is_instance=callable, str_from_instance=lambda value: [format_schedule(value)],
+        )
+
+    return registry
+
+
+def _announce(file: Path) -> None:
+    print(file)

@@ -1,0 +1,74 @@
+"""The three fields of a scene: what is where, how it moves, and what lies behind (paper supp. 2)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, cat, nn
+from torch.nn import functional as F
+
+from dream4d.encodings import HashGrid, PositionalEncoding, spherical_harmonics
+
+
+def mlp(width: int, hidden: int, layers: int, out: int) -> nn.Sequential:
+    """`layers` hidden layers with ReLU, no biases."""
+    widths = [width] + [hidden] * layers
+    body = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b, bias=False), nn.ReLU(inplace=True))]
+    return nn.Sequential(*body, nn.Linear(widths[-1], out, bias=False))
+
+
+class RadianceField(nn.Module):
+    """The canonical scene: density and colour of points in [-1, 1]^3, two MLPs on one grid (paper Sec. 3.1, supp. 2).
+
+    The density starts as a ball, softplus(MLP + blob_scale * (1 - |x| / blob_radius)).
+    """
+
+    def __init__(self, grid: HashGrid, *, hidden: int = 64, blob_scale: float = 10.0, blob_radius: float = 0.5) -> None:
+        super().__init__()
+        self.grid = grid
+        self.blob_scale, self.blob_radius = blob_scale, blob_radius
+        self.density_mlp = mlp(grid.width, hidden, 1, 1)
+        self.color_mlp = mlp(grid.width, hidden, 1, 3)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """points: [n, 3] -> density [n] per scene unit, rgb [n, 3] in [0, 1]."""
+        features = self.grid((points + 1) / 2)
+        return self._density(points, features), self.color_mlp(features).sigmoid()
+
+    def density(self, points: Tensor) -> Tensor:
+        """points: [n, 3] -> [n]"""
+        return self._density(points, self.grid((points + 1) / 2))
+
+    def _density(self, points: Tensor, features: Tensor) -> Tensor:
+        blob = self.blob_scale * (1 - points.norm(dim=-1) / self.blob_radius)
+        return F.softplus(self.density_mlp(features)[:, 0] + blob)
+
+
+class DeformationField(nn.Module):
+    """Where a point of the moving scene lies in the canonical one (paper Sec. 3.2, supp. 2): x_c = x_d + D(x_d, t)."""
+
+    def __init__(self, encoding: HashGrid | PositionalEncoding, *, hidden: int = 64, layers: int = 4) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.mlp = mlp(encoding.width, hidden, layers, 3)
+
+    def forward(self, points: Tensor, time: Tensor, active_levels: int | None = None) -> Tensor:
+        """points: [n, 3] in [-1, 1]; time: [n] in [0, 1] -> D in scene units, [n, 3] in (-2, 2).
+
+        D is 2 sigmoid(MLP) - 1 in a cube of side 1, hence the outer 2 in ours of side 2. An MLP without biases on
+        features near 0 starts it near 0.
+        """
+        features = self.encoding(cat([(points + 1) / 2, time[:, None]], dim=-1), active_levels)
+        return 2 * (2 * self.mlp(features).sigmoid() - 1)
+
+
+class Background(nn.Module):
+    """What is infinitely far away: colour by direction (paper supp. 2)."""
+
+    def __init__(self, *, hidden: int = 64) -> None:
+        super().__init__()
+        self.mlp = mlp(16, hidden, 3, 3)
+
+    def forward(self, directions: Tensor) -> Tensor:
+        """directions: unit vectors [n, 3] -> rgb [n, 3] in [0, 1]."""
+        return self.mlp(spherical_harmonics(directions)).sigmoid()

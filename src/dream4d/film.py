@@ -1,0 +1,90 @@
+"""A scene as pictures: contact sheets of a moment, and videos of its whole time from several sides at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dream4d.cameras import Cameras, orbit
+from dream4d.media import colour_depth, colour_displacement, contact_sheet
+from dream4d.occupancy import OccupancyGrid
+from dream4d.progress import track
+from dream4d.render import Render, render_image
+from dream4d.scene import Scene
+
+View = Literal["fixed", "orbit"]
+Channel = Literal["rgb", "depth", "displacement"]
+Array = NDArray[np.floating[Any]]
+
+DISTANCE, FOV_Y, ELEVATION = 3.0, 40.0, 15.0  # the paper's code evaluates from distance 3 at 40 degrees
+FIXED = (20.0, 110.0, 200.0)
+"""Azimuths of the fixed views, in degrees: front, side and back, each a little turned."""
+
+
+def camera_at(azimuth: float, elevation: float = ELEVATION) -> Cameras:
+    """One camera on the evaluation circle; angles in degrees."""
+    return orbit(*(torch.tensor([value]) for value in (azimuth, elevation, DISTANCE, FOV_Y)))
+
+
+def film(
+    scene: Scene, occupancy: OccupancyGrid, *, views: Sequence[View], channels: Sequence[Channel], size: int,
+    frames: int, samples_per_ray: int, elevation: float = ELEVATION,
+) -> Array:
+    """[frames, rows * size, columns * size, 3]: a row for each channel, a column for each camera.
+
+    Time runs from 0 to 1. ``fixed`` views stand still, ``orbit`` goes once around.
+    """
+    times = np.linspace(0, 1, frames)
+    rendered: list[list[Render]] = []
+    for index in track(range(frames), "video", frames):
+        azimuths = [a for view in views for a in (FIXED if view == "fixed" else (360 * index / frames,))]
+        rendered.append([
+            _picture(scene, camera_at(azimuth, elevation), size, float(times[index]), occupancy, samples_per_ray)
+            for azimuth in azimuths
+        ])
+    rows = [_coloured(rendered, channel) for channel in channels]
+    return np.concatenate([np.concatenate(list(row.swapaxes(0, 1)), axis=2) for row in rows], axis=1)
+
+
+def still_sheet(
+    scene: Scene, occupancy: OccupancyGrid, *, times: Sequence[float], azimuths: Sequence[float], size: int,
+    samples_per_ray: int,
+) -> Array:
+    """A contact sheet: a column for each time, or for each azimuth if there is one time only."""
+    grid = np.stack([
+        np.stack([
+            _array(_picture(scene, camera_at(azimuth), size, time, occupancy, samples_per_ray).rgb)
+            for time in times
+        ])
+        for azimuth in azimuths
+    ])
+    if len(times) > 1:
+        return contact_sheet(grid, [f"time {time:.2f}" for time in times])
+    return contact_sheet(grid.swapaxes(0, 1), [f"{azimuth:.0f} deg" for azimuth in azimuths])
+
+
+def _picture(scene: Scene, camera: Cameras, size: int, time: float, occupancy: OccupancyGrid, samples: int) -> Render:
+    camera = camera.to(next(scene.parameters()).device)
+    return render_image(scene, camera, size, size, time, occupancy=occupancy, samples_per_ray=samples)
+
+
+def _coloured(rendered: list[list[Render]], channel: Channel) -> Array:
+    """[frames, views, h, w, 3]"""
+    def gather(name: str) -> Array:
+        return np.stack([np.stack([_array(getattr(view, name)) for view in frame]) for frame in rendered])
+
+    if channel == "rgb":
+        return gather("rgb")
+    if channel == "depth":
+        opacity = gather("opacity")
+        return colour_depth(gather("depth") / np.maximum(opacity, 1e-6), opacity, near=DISTANCE - 1, far=DISTANCE + 1)
+    return colour_displacement(gather("displacement"), gather("opacity"))
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.detach().cpu().numpy()
+    return array

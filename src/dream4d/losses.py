@@ -1,0 +1,15 @@
+"""Losses on what is rendered. Those on what a diffusion model says are in `distill`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def total_variation(displacement: Tensor) -> Tensor:
+    """Total variation of rendered displacement videos, [b, t, h, w, 3] -> scalar (paper Sec. 3.2, L_TV).
+
+    sum over x, y, t of ||D[x-1,y,t] - D[x,y,t]||^2 + ||D[x,y-1,t] - D[x,y,t]||^2 + ||D[x,y,t-1] - D[x,y,t]||^2,
+    where both pixels exist; mean over the batch.
+    """
+    t, y, x = (displacement.diff(dim=axis).square().sum() for axis in (1, 2, 3))
+    return (t + y + x) / len(displacement)

@@ -1,0 +1,51 @@
+"""Numba kernels on a pool of threads.
+
+Kernels release the GIL and take a range of work items. Unlike with Numba's own `parallel=True`, they can be
+called from any thread, whichever threading layer is installed, and no second OpenMP team competes with torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numba
+import torch
+
+Kernel = Callable[..., None]
+
+
+def compiled(*, fastmath: bool | set[str]) -> Callable[[Kernel], Kernel]:
+    """Decorates a kernel. It is compiled on its first call and cached on disk, where there is a writable place."""
+
+    def decorate(function: Kernel) -> Kernel:
+        options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy", "boundscheck": False}
+        try:
+            return numba.njit(function, cache=True, **options)
+        except RuntimeError:  # Numba found no folder that it may write to
+            return numba.njit(function, **options)
+
+    return decorate
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="dream4d-kernel")
+
+
+def spread(kernel: Kernel, items: int, grain: int, *arguments: Any) -> None:
+    """Calls `kernel(first, last, *arguments)` on ranges of at most `grain` that cover [0, items).
+
+    Uses as many threads as torch does; a range writes only what belongs to its own items.
+    """
+    ranges = [(first, min(first + grain, items)) for first in range(0, items, grain)]
+    threads = min(torch.get_num_threads(), len(ranges))
+    if threads <= 1:
+        for first, last in ranges:
+            kernel(first, last, *arguments)
+        return
+    pool = _pool(torch.get_num_threads())
+    for done in [pool.submit(kernel, first, last, *arguments) for first, last in ranges]:
+        done.result()

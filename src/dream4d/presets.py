@@ -1,0 +1,155 @@
+"""Presets are values: every setting of a job, and how one becomes YAML and comes back."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from difflib import SequenceMatcher
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from dream4d.notation import format_schedule, parse_schedule
+from dream4d.schedules import Constant, Count, Interval, Levels, Linear, Milestones, Schedule, Switch
+from dream4d.settings import (
+    DeformationShape,
+    DynamicSettings,
+    OutputSettings,
+    PriorSettings,
+    SceneShape,
+    StaticSettings,
+)
+
+SCHEDULES = (Count, Schedule, Interval)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Every setting of a job but its prompt. The defaults are the paper's numbers."""
+
+    seed: int = 0
+    """Where all randomness starts."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+    negative: str = (
+        "blurry, low quality, low resolution, noisy, jpeg artifacts, oversaturated, overexposed, underexposed, "
+        "cropped, out of frame, watermark, text, signature, deformed, extra limbs, several heads, ugly"
+    )
+    """The prompt that all models are led away from."""
+    scene: SceneShape = field(default_factory=SceneShape)
+    deformation: DeformationShape = field(default_factory=DeformationShape)
+    priors: PriorSettings = field(default_factory=PriorSettings)
+    static: StaticSettings = field(default_factory=StaticSettings)
+    dynamic: DynamicSettings = field(default_factory=DynamicSettings)
+    output: OutputSettings = field(default_factory=OutputSettings)
+
+
+PAPER = Preset(
+    priors=PriorSettings(
+        image="models/stable-diffusion-2-1-base", multiview="models/mvdream", video="models/zeroscope_v2_576w",
+        half=True, chunk=4,
+    )
+)
+
+BUILTIN = Preset(
+    negative="",
+    priors=PriorSettings(video_frames=16, video_resolution=None),
+    scene=SceneShape(levels=12, growth=1.233, log2_size=15),
+    deformation=DeformationShape(levels=8, log2_size=16),
+    static=StaticSettings(
+        steps=400, images=Constant(4), resolution=Switch(32, 64, at=200), samples_per_ray=96,
+        guidance_2d=10.0, timesteps_2d=Interval(Constant(0.2), Switch(0.95, 0.6, at=133)),
+        guidance_3d=7.5, timesteps_3d=Interval(Linear(0.98, 0.02, steps=320), Linear(0.98, 0.5, steps=320)),
+    ),
+    dynamic=DynamicSettings(
+        steps=250, height=Constant(32), width=Constant(32), samples_per_ray=96, guidance=10.0,
+        timesteps=Interval(Linear(0.99, 0.2, steps=250), Linear(0.99, 0.5, steps=250)),
+        levels=Levels(4, every=25, most=8), learning_rate=Milestones(5e-3, at=(200, 225)),
+        occupancy_times=4,
+    ),
+    output=OutputSettings(preview_every=50, size=128, frames=32),
+)
+
+PRESETS = {"builtin": BUILTIN, "paper": PAPER}
+
+
+def preset(name: str) -> Preset:
+    """Raises ValueError, with the nearest right name, for an unknown one."""
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; {suggest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What to tell someone who wrote `name`: the nearest of `known`, by its whole name or its last part, or all."""
+    def likeness(key: str) -> float:
+        pairs = ((name, key), (name.lstrip("-").rsplit(".", 1)[-1], key.lstrip("-").rsplit(".", 1)[-1]))
+        return max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    known = list(known)
+    nearest = max(known, key=likeness)
+    return f"did you mean {nearest}?" if likeness(nearest) > 0.6 else f"known: {', '.join(known)}"
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain values for YAML; schedules in their notation."""
+    hints = get_type_hints(type(settings))
+    return {f.name: _plain(getattr(settings, f.name), hints[f.name]) for f in fields(settings)}
+
+
+def merge(settings: T, values: Mapping[str, Any], prefix: str = "") -> T:
+    """`settings` with `values` in place of its own, at any depth.
+
+    Raises ValueError for an unknown key, with the nearest right one, and for a value of the wrong type.
+    """
+    hints = get_type_hints(type(settings))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name, now = f"{prefix}{key}", getattr(settings, key, None)
+        if key not in hints:
+            raise ValueError(f"unknown key {name}; {suggest(name, [prefix + known for known in hints])}")
+        if hints[key] in SCHEDULES or not is_dataclass(now):
+            try:
+                changes[key] = _convert(value, hints[key])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        elif isinstance(value, Mapping):
+            changes[key] = merge(now, value, f"{name}.")
+        else:
+            raise ValueError(f"{name}: expected `key: value` lines below it, not {value!r}")
+    return replace(settings, **changes)  # type: ignore[type-var]
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    if kind in SCHEDULES:
+        return value.value if isinstance(value, Constant) else format_schedule(value)
+    if is_dataclass(value):
+        return to_mapping(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    if kind in SCHEDULES:
+        return parse_schedule(str(value))
+    if get_origin(kind) in (typing.Union, UnionType):
+        if value is None and NoneType in get_args(kind):
+            return None
+        kind = next(k for k in get_args(kind) if k is not NoneType)
+    if get_origin(kind) is typing.Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"expected {' or '.join(get_args(kind))}, not {value!r}")
+        return value
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, list) or len(value) != len(kinds):
+            raise ValueError(f"expected a list of {len(kinds)}, not {value!r}")
+        return tuple(map(_convert, value, kinds))
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as a string
+        except ValueError:
+            raise ValueError(f"expected a number, not {value!r}") from None
+    if type(value) is not kind:
+        raise ValueError(f"expected {'true or false' if kind is bool else kind.__name__}, not {value!r}")
+    return value

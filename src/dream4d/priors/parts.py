@@ -1,0 +1,231 @@
+"""Loading a diffusion model's parts from a local folder in diffusers layout, and what every family does with them.
+
+Only safetensors are read, never pickles, and never from a network. A folder that lacks a part takes it from `base`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class TextEncoder:
+    """Prompts to the features of a ``CLIPTextModel``. Each distinct prompt is encoded once and remembered."""
+
+    def __init__(self, tokenizer: Any, model: Any):
+        self.tokenizer = tokenizer
+        self.model = model
+        self._known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """[b, tokens, channels]; longer prompts are cut at the tokenizer's length."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._known:
+                tokens = self.tokenizer(
+                    [prompt], padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length,
+                    return_tensors="pt",
+                )
+                self._known[prompt] = self.model(tokens.input_ids.to(self.model.device)).last_hidden_state[0]
+        return torch.stack([self._known[prompt] for prompt in prompts])
+
+
+class Autoencoder:
+    """An ``AutoencoderKL``: images [n, h, w, 3] in [0, 1] to scaled latents [n, c, h', w'] in fp32 and back.
+
+    chunk: images at a time, None for all. Encoding in chunks trades a second forward pass for memory: the activations
+    of one chunk at a time are kept for the gradient.
+    """
+
+    def __init__(self, vae: Any, chunk: int | None = None):
+        self.vae = vae
+        self.chunk = chunk
+        self.downsampling = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The mean of the encoder's Gaussian: no noise beside the diffusion's own."""
+        if self.chunk is None or len(images) <= self.chunk:
+            return self._encode(images)
+        from torch.utils.checkpoint import checkpoint
+
+        return torch.cat([
+            checkpoint(self._encode, part, use_reentrant=False, preserve_rng_state=False)
+            for part in torch.split(images, self.chunk)
+        ])
+
+    def _encode(self, images: Tensor) -> Tensor:
+        pixels = (2 * images - 1).permute(0, 3, 1, 2).to(self.vae.dtype)
+        latents: Tensor = self.vae.encode(pixels).latent_dist.mode().float() * self.vae.config.scaling_factor
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        parts = torch.split((latents / self.vae.config.scaling_factor).to(self.vae.dtype), self.chunk or len(latents))
+        pixels = torch.cat([self.vae.decode(part).sample.float() for part in parts])
+        return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Token features of the prompts and of the negative prompt, both [b, tokens, channels]; camera numbers [b, 16]."""
+
+    negative: Tensor
+    text: Tensor
+    camera: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The frozen parts of a latent diffusion model, on one device and in one dtype (alpha_bar: [timesteps], fp32)."""
+
+    unet: Any
+    autoencoder: Autoencoder
+    alpha_bar: Tensor
+    prediction_type: str
+    text: TextEncoder | None
+
+    def condition(self, prompts: Sequence[str], negative: str, camera: Tensor | None = None) -> Condition:
+        assert self.text is not None, "loaded with text=False"
+        text = self.text([negative, *prompts])
+        return Condition(text[:1].expand(len(prompts), -1, -1), text[1:], camera)
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width of the images that the UNet was made for."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.autoencoder.downsampling, width * self.autoencoder.downsampling
+
+    @torch.no_grad()
+    def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """eps for the negative prompt and for the prompt, fp32, from one call of the UNet on both."""
+        camera = {} if condition.camera is None else {"class_labels": condition.camera.to(self.unet.dtype).repeat(2, 1)}
+        output = self.unet(
+            torch.cat([noisy, noisy]).to(self.unet.dtype), timestep.repeat(2),
+            torch.cat([condition.negative, condition.text]), **camera,
+        ).sample.float()
+        unconditional, conditional = output.chunk(2)
+        if self.prediction_type == "epsilon":
+            return unconditional, conditional
+        alpha_bar = self.alpha_bar[timestep].reshape(-1, *[1] * (noisy.ndim - 1))  # eps = sqrt(1 - a) z_t + sqrt(a) v
+        shift, factor = (1 - alpha_bar).sqrt() * noisy, alpha_bar.sqrt()
+        return shift + factor * unconditional, shift + factor * conditional
+
+
+def load_parts(
+    folder: str | Path, base: str | Path | None = None, *, unet: str = "UNet2DConditionModel",
+    kind: str = "an image model", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    text: bool = True, chunk: int | None = None,
+) -> Parts:
+    """Parts from `folder`, and those that it lacks from `base`, frozen and in evaluation mode.
+
+    unet: the diffusers class that ``unet/config.json`` must name, and kind: what such a model is called in errors.
+    text=False leaves tokenizer and text encoder out. chunk: see `Autoencoder`.
+
+    Raises ValueError where a part is missing, has only pickled weights, or belongs to another kind of model.
+    """
+    import diffusers
+    import transformers
+
+    folders = [Path(folder)] + ([] if base is None else [Path(base)])
+    unet_folder = _find(folders, "unet", "config.json")
+    network_class = _read(unet_folder / "config.json")["_class_name"]
+    if network_class != unet:
+        raise ValueError(f"{folder}: this is not {kind}: unet/config.json says {network_class}, not {unet}")
+    noise = _read(_find(folders, "scheduler", "scheduler_config.json") / "scheduler_config.json")
+    alpha_bar, prediction = cumulative_alphas(noise).to(device), _prediction_type(noise)
+    network = _load(getattr(diffusers, unet), unet_folder, device, dtype)
+    vae = _load(diffusers.AutoencoderKL, _find(folders, "vae", "config.json"), device, dtype)
+    channels = network.config.in_channels
+    _expect_equal(unet_folder, "in_channels", channels, "the autoencoder's", vae.config.latent_channels)
+    encoder = None
+    if text:
+        tokenizer_folder = _find(folders, "tokenizer", "tokenizer_config.json")
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+        model = _load(transformers.CLIPTextModel, _find(folders, "text_encoder", "config.json"), device, dtype)
+        width = network.config.cross_attention_dim
+        _expect_equal(unet_folder, "cross_attention_dim", width, "the text encoder's", model.config.hidden_size)
+        encoder = TextEncoder(tokenizer, model)
+    return Parts(network, Autoencoder(vae, chunk), alpha_bar, prediction, encoder)
+
+
+def cumulative_alphas(config: dict[str, Any]) -> Tensor:
+    """alpha_bar, [timesteps] in fp32, of a ``scheduler_config.json``; computed in fp64.
+
+    Raises ValueError for a noise schedule that is not known here.
+    """
+    n, schedule = config["num_train_timesteps"], config["beta_schedule"]
+    start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)  # diffusers' own defaults
+    if config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
+        raise ValueError("scheduler_config.json: trained_betas and rescale_betas_zero_snr are not supported")
+    if schedule == "linear":
+        betas = torch.linspace(start, end, n, dtype=torch.float64)
+    elif schedule == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64).square()
+    elif schedule == "squaredcos_cap_v2":
+        cosine = torch.cos((torch.arange(n + 1, dtype=torch.float64) / n + 0.008) / 1.008 * math.pi / 2).square()
+        betas = (1 - cosine[1:] / cosine[:-1]).clamp_max(0.999)
+    else:
+        known = "linear, scaled_linear or squaredcos_cap_v2"
+        raise ValueError(f"scheduler_config.json: beta_schedule is {schedule!r}, expected {known}")
+    return (1 - betas).cumprod(dim=0).float()
+
+
+def resize(images: Tensor, height: int, width: int) -> Tensor:
+    """[n, h, w, 3] -> [n, height, width, 3], bilinear, antialiased where it shrinks; differentiable."""
+    if images.shape[1:3] == (height, width):
+        return images
+    shrinks = images.shape[1] > height or images.shape[2] > width
+    channels_first = images.permute(0, 3, 1, 2)
+    return F.interpolate(channels_first, (height, width), mode="bilinear", antialias=shrinks).permute(0, 2, 3, 1)
+
+
+def _find(folders: list[Path], part: str, file: str) -> Path:
+    """The first of `folders` that has `part` in it, with `file` as the sign."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder; a prior is a local folder in diffusers layout")
+        if (folder / part / file).is_file():
+            return folder / part
+    where = " nor in ".join(map(str, folders))
+    remedy = "" if len(folders) > 1 else ", or name as `base` a folder that has it"
+    raise ValueError(f"no {part}/{file} in {where}: copy the model's {part}/ there{remedy}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return values
+
+
+def _load(cls: Any, folder: Path, device: torch.device | str, dtype: torch.dtype) -> Any:
+    weights = [file.name for file in folder.glob("*.safetensors")]
+    if not weights:
+        raise ValueError(f"{folder} has no .safetensors weights (pickles are not read): convert them to safetensors")
+    half = all(".fp16" in name for name in weights)
+    model, report = cls.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, variant="fp16" if half else None, dtype=dtype,
+        output_loading_info=True,
+    )
+    if report["missing_keys"]:
+        raise ValueError(f"{folder}: the weights lack {sorted(report['missing_keys'])[:3]} ... of its config.json")
+    return model.requires_grad_(False).eval().to(device)
+
+
+def _prediction_type(config: dict[str, Any]) -> str:
+    kind: str = config.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(f"scheduler_config.json: prediction_type is {kind!r}, expected epsilon or v_prediction")
+    return kind
+
+
+def _expect_equal(unet_folder: Path, name: str, value: int, other: str, width: int) -> None:
+    if value != width:
+        raise ValueError(f"{unet_folder}/config.json: {name} is {value}, {other} is {width}: take both from one model")

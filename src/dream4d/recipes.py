@@ -1,0 +1,268 @@
+"""Whole jobs: from a prompt or a scene to a run folder with a moving scene and its video.
+
+Each loads the priors of one stage at a time, trains, writes previews and checkpoints, and goes on where it stopped when
+it is called again with the same arguments.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dream4d.distill import Prior, VideoPrior
+from dream4d.dynamic import fit_dynamic, start_dynamic
+from dream4d.film import ELEVATION, Channel, View, film, still_sheet
+from dream4d.media import write_png, write_video
+from dream4d.occupancy import OccupancyGrid
+from dream4d.presets import Preset, to_mapping
+from dream4d.priors.mvdream import MVDream
+from dream4d.priors.stable_diffusion import StableDiffusion
+from dream4d.priors.text_to_video import TextToVideo
+from dream4d.progress import track
+from dream4d.run import Run, read_config
+from dream4d.scene import Scene
+from dream4d.settings import PriorSettings
+from dream4d.state import State, StepReport
+from dream4d.static import fit_static, start_static
+
+BUILTIN_PRIORS = Path(str(files("dream4d"))) / "data" / "priors"
+
+
+def text_to_4d(prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Both stages (paper Sec. 3.1 and 3.2). Returns the video.
+
+    Raises ValueError for settings that cannot work, for missing priors and for a folder that cannot be used.
+    """
+    _check(settings, "image", "multiview", "video")
+    with Run(out, _job("generate", prompt, settings), overwrite=overwrite) as run:
+        if not run.scene.exists():
+            _static_stage(run, run.static_scene, prompt, settings)
+            _dynamic_stage(run, run.static_scene, prompt, settings)
+        return _video(run, settings)
+
+
+def static_scene(prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
+    """The static stage alone (paper Sec. 3.1). Returns the video. Raises ValueError as `text_to_4d` does."""
+    _check(settings, "image", "multiview")
+    with Run(out, _job("static", prompt, settings), overwrite=overwrite) as run:
+        if not run.scene.exists():
+            _static_stage(run, run.scene, prompt, settings)
+        return _video(run, settings)
+
+
+def animate(source: str | Path, prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
+    """The dynamic stage (paper Sec. 3.2) on the scene of a finished run or file. Returns the video.
+
+    A scene that moves already gets a new motion. Raises ValueError as `text_to_4d` does.
+    """
+    _check(settings, "video")
+    scene = find_scene(source)
+    if Path(out).resolve() == scene.parent.resolve():
+        raise ValueError(f"{out} is the run to animate: choose another --out")
+    with Run(out, _job("animate", prompt, settings, source=str(source)), overwrite=overwrite) as run:
+        if not run.scene.exists():
+            _dynamic_stage(run, scene, prompt, settings)
+        return _video(run, settings)
+
+
+def render_video(
+    source: str | Path, out: str | Path | None = None, *, views: Sequence[View] = ("fixed", "orbit"),
+    channels: Sequence[Channel] = ("rgb",), size: int = 256, frames: int = 48, fps: float = 16.0,
+    elevation: float = ELEVATION, samples_per_ray: int = 256, device: str = "auto",
+) -> Path:
+    """A video of the scene of a finished run or file, see `film.film`. Returns where it is."""
+    scene_file = find_scene(source)
+    default = Path(source) / "video.mp4" if Path(source).is_dir() else scene_file.with_suffix(".mp4")
+    target = default if out is None else Path(out)
+    scene = Scene.load(scene_file).to(pick_device(device))
+    images = film(
+        scene, _settled_occupancy(scene), views=views, channels=channels, size=size, frames=frames,
+        samples_per_ray=samples_per_ray, elevation=elevation,
+    )
+    write_video(target, images, fps)
+    return target
+
+
+def find_scene(source: str | Path) -> Path:
+    """The scene file of a run folder, or the file itself. Raises ValueError where there is none."""
+    source = Path(source)
+    if source.is_dir():
+        read_config(source)
+        if not (source / "scene.safetensors").is_file():
+            raise ValueError(f"{source} has no scene.safetensors: that run is not finished, start its command again")
+        return source / "scene.safetensors"
+    if not source.is_file():
+        raise ValueError(f"there is no run and no scene file {source}")
+    return source
+
+
+def prompt_of(source: str | Path) -> str:
+    """The prompt of a run, empty for a lone scene file."""
+    return str(read_config(source).get("prompt", "")) if Path(source).is_dir() else ""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a GPU if there is one. Raises ValueError for a device that this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name}: torch sees no GPU here; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is unknown: expected auto, cpu or cuda") from None
+
+
+def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None:
+    if target.exists():
+        return
+    device = pick_device(settings.device)
+    torch.manual_seed(settings.seed)
+    scene = Scene(settings.scene).to(device)
+    state = start_static(scene, seed=settings.seed, occupancy=OccupancyGrid().to(device))
+    _resume(run, "static", state)
+    image, multiview = _image_prior(settings, device), _multiview_prior(settings, device)
+    reports = fit_static(
+        state, image_prior=image, multiview_prior=multiview, prompt=prompt, negative=settings.negative,
+        settings=settings.static,
+    )
+
+    def sheet() -> Any:
+        return still_sheet(
+            scene, state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
+            size=min(settings.output.size, 128), samples_per_ray=settings.static.samples_per_ray,
+        )
+
+    _train(run, "static", state, reports, settings.static.steps, settings, sheet)
+    scene.save(target)
+
+
+def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> None:
+    device = pick_device(settings.device)
+    torch.manual_seed(settings.seed)
+    scene = Scene.load(source)
+    scene.add_deformation(settings.deformation)
+    state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
+    _resume(run, "dynamic", state)
+    reports = fit_dynamic(
+        state, video_prior=_video_prior(settings, device), prompt=prompt, negative=settings.negative,
+        settings=settings.dynamic,
+    )
+
+    def sheet() -> Any:
+        return still_sheet(
+            scene, state.occupancy, times=tuple(np.linspace(0, 1, 6).tolist()), azimuths=(20.0, 110.0),
+            size=min(settings.output.size, 128), samples_per_ray=settings.dynamic.samples_per_ray,
+        )
+
+    _train(run, "dynamic", state, reports, settings.dynamic.steps, settings, sheet)
+    scene.save(run.scene)
+
+
+def _train(
+    run: Run, stage: str, state: State, reports: Iterable[StepReport], steps: int, settings: Preset,
+    sheet: Callable[[], Any],
+) -> None:
+    """Go through `reports` to the end, writing metrics, previews and checkpoints on the way."""
+    output, saved = settings.output, time.monotonic()
+    for report in track(reports, stage, steps, done=state.step):
+        due = state.step == steps or time.monotonic() - saved >= output.checkpoint_seconds
+        if due or report.step % output.log_every == 0:
+            losses = report.floats()
+            if not all(map(math.isfinite, losses.values())):
+                raise ValueError(f"the {stage} stage diverged at step {report.step}: {losses}; lower its guidance")
+            run.log(stage, report.step, **losses)
+        if output.preview_every and state.step % output.preview_every == 0:
+            write_png(run.preview(stage, state.step), sheet())
+        if due:
+            run.save_checkpoint(stage, state.step, state.to_tensors())
+            saved = time.monotonic()
+
+
+def _resume(run: Run, stage: str, state: State) -> None:
+    tensors = run.load_checkpoint(stage)
+    if tensors is not None:
+        state.load_tensors(tensors)
+
+
+def _video(run: Run, settings: Preset) -> Path:
+    if run.video.exists():
+        return run.video
+    output = settings.output
+    return render_video(
+        run.scene, run.video, size=output.size, frames=output.frames, fps=output.fps,
+        samples_per_ray=settings.static.samples_per_ray, device=settings.device,
+    )
+
+
+def _job(command: str, prompt: str, settings: Preset, **more: str) -> dict[str, Any]:
+    return {"command": command, "prompt": prompt, **more, **to_mapping(settings)}
+
+
+def _check(settings: Preset, *names: str) -> None:
+    """What can be refused before any work: the device, and priors that are not there."""
+    pick_device(settings.device)
+    for name in names:
+        _folder(settings.priors, name)
+
+
+def _folder(priors: PriorSettings, name: str) -> Path | None:
+    """Where the prior `name` is; None for `none`."""
+    chosen: str = getattr(priors, name)
+    if chosen == "none" and name != "video":
+        return None
+    folder = BUILTIN_PRIORS / name if chosen == "builtin" else Path(chosen).expanduser()
+    if (folder / "unet" / "config.json").is_file():
+        return folder
+    if chosen == "builtin":
+        raise ValueError(f"this installation lacks the built-in {name} prior ({folder}): install dream4d again")
+    raise ValueError(
+        f"--priors.{name} {chosen}: there is no model in diffusers layout (no unet/config.json); download one there, "
+        "or name its folder"
+    )
+
+
+def _loading(settings: Preset, device: torch.device) -> dict[str, Any]:
+    priors = settings.priors
+    dtype = torch.float16 if priors.half else torch.float32
+    return {"base": priors.base or _folder(priors, "image"), "device": device, "dtype": dtype, "chunk": priors.chunk}
+
+
+def _image_prior(settings: Preset, device: torch.device) -> Prior | None:
+    folder = _folder(settings.priors, "image")
+    return None if folder is None else StableDiffusion.load(folder, **_loading(settings, device))
+
+
+def _multiview_prior(settings: Preset, device: torch.device) -> Prior | None:
+    folder = _folder(settings.priors, "multiview")
+    if folder is None:
+        return None
+    return MVDream.load(folder, **_loading(settings, device), views=settings.static.views)
+
+
+def _video_prior(settings: Preset, device: torch.device) -> VideoPrior:
+    folder = _folder(settings.priors, "video")
+    assert folder is not None
+    priors = settings.priors
+    return TextToVideo.load(
+        folder, **_loading(settings, device), frames=priors.video_frames, resolution=priors.video_resolution
+    )
+
+
+def _settled_occupancy(scene: Scene) -> OccupancyGrid:
+    """An occupancy grid as it would be after training."""
+    occupancy = OccupancyGrid().to(next(scene.parameters()).device)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        if scene.deformation is None:
+            occupancy.update(scene.canonical.density, generator)
+        else:
+            occupancy.update(scene.density, generator, times=8)
+    return occupancy

@@ -1,0 +1,120 @@
+"""A moving scene: canonical radiance field, background and, once it moves, a deformation field."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dream4d.encodings import HashGrid, PositionalEncoding
+from dream4d.fields import Background, DeformationField, RadianceField
+from dream4d.files import atomic
+from dream4d.settings import DeformationShape, SceneShape
+
+FORMAT = "dream4d-scene-1"
+
+
+class Query(NamedTuple):
+    """density: [n]; rgb: [n, 3]; displacement: [n, 3] in scene units, None where the scene has no deformation."""
+
+    density: Tensor
+    rgb: Tensor
+    displacement: Tensor | None
+
+
+class Scene(nn.Module):
+    """Points are in [-1, 1]^3, time in [0, 1]. `active_levels`: levels of the 4D grid that are on, None for all."""
+
+    def __init__(self, shape: SceneShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.deformation_shape: DeformationShape | None = None
+        self.active_levels: int | None = None
+        grid = HashGrid(
+            3, levels=shape.levels, features=shape.features, base=shape.base, growth=shape.growth,
+            log2_size=shape.log2_size,
+        )
+        self.canonical = RadianceField(
+            grid, hidden=shape.hidden, blob_scale=shape.blob_scale, blob_radius=shape.blob_radius
+        )
+        self.background = Background(hidden=shape.hidden)
+        self.deformation: DeformationField | None = None
+
+    def add_deformation(self, shape: DeformationShape) -> None:
+        """Give the scene a new deformation field, on the scene's device, whose displacement is about 0."""
+        encoding: HashGrid | PositionalEncoding
+        if shape.encoding == "grid":
+            encoding = HashGrid(
+                4, levels=shape.levels, features=shape.features, base=shape.base, growth=shape.growth,
+                log2_size=shape.log2_size,
+            )
+        else:
+            encoding = PositionalEncoding(4, frequencies=shape.frequencies)
+        deformation = DeformationField(encoding, hidden=shape.hidden, layers=shape.layers)
+        self.deformation = deformation.to(next(self.parameters()).device)
+        self.deformation_shape = shape
+
+    def freeze_canonical(self) -> None:
+        """From here on only the deformation is trained (paper Sec. 3.2)."""
+        self.canonical.requires_grad_(False)
+        self.background.requires_grad_(False)
+
+    def forward(self, points: Tensor, time: float | Tensor = 0.0) -> Query:
+        """points: [n, 3] of the moving scene; time: a number or [n]."""
+        canonical, displacement = self._warp(points, time)
+        density, rgb = self.canonical(canonical)
+        return Query(density, rgb, displacement)
+
+    def density(self, points: Tensor, time: float | Tensor = 0.0) -> Tensor:
+        """points: [n, 3] of the moving scene; time: a number or [n] -> [n]."""
+        return self.canonical.density(self._warp(points, time)[0])
+
+    def _warp(self, points: Tensor, time: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_c = x_d + D(x_d, t), clamped to the box (paper Sec. 3.2)."""
+        points = points.clamp(-1, 1)
+        if self.deformation is None:
+            return points, None
+        times = torch.as_tensor(time, dtype=points.dtype, device=points.device).expand(len(points))
+        displacement = self.deformation(points, times, self.active_levels)
+        return (points + displacement).clamp(-1, 1), displacement
+
+    def save(self, path: str | Path) -> None:
+        """Write the fields and their shape to one safetensors file, completely or not at all."""
+        shapes = {
+            "scene": asdict(self.shape),
+            "deformation": asdict(self.deformation_shape) if self.deformation_shape else None,
+            "active_levels": self.active_levels,
+        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": FORMAT, "shapes": json.dumps(shapes)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scene:
+        """A scene that `save` wrote, on the CPU.
+
+        Raises FileNotFoundError, and ValueError where the file is damaged or not a scene.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+                shapes = json.loads(metadata["shapes"])
+                scene = cls(SceneShape(**shapes["scene"]))
+                if shapes["deformation"] is not None:
+                    scene.add_deformation(DeformationShape(**shapes["deformation"]))
+                scene.active_levels = shapes["active_levels"]
+                scene.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"{path} is not a complete dream4d scene ({error}): give the scene.safetensors of a run, or run again "
+                "the command that wrote this file"
+            ) from error
+        return scene

@@ -1,0 +1,182 @@
+"""What can be set: every field is an option of the command line and a key in YAML, and its docstring is its help.
+
+The defaults are the paper's (its supplement, sections 2 and 3). Nothing here is heavy to import.
+"""
+# ruff: noqa: RUF009 - schedules are frozen values
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dream4d.schedules import Constant, Count, Interval, Levels, Linear, Milestones, Schedule, Switch
+
+
+@dataclass(frozen=True)
+class SceneShape:
+    """Sizes of the canonical field and the background; the defaults are the paper's (supp. 2)."""
+
+    levels: int = 16
+    """Levels of the 3D feature grid."""
+    features: int = 2
+    """Features of each level."""
+    base: int = 16
+    """Cells of the coarsest level along an axis."""
+    growth: float = 1.447269
+    """Ratio of a level's cells to those of the level before, along an axis."""
+    log2_size: int = 19
+    """Binary logarithm of the most rows that a level stores."""
+    hidden: int = 64
+    """Width of the MLPs' hidden layers."""
+    blob_scale: float = 10.0
+    """Initial density before softplus at the centre."""
+    blob_radius: float = 0.5
+    """Radius at which the initial density before softplus is zero, in scene units."""
+
+
+@dataclass(frozen=True)
+class DeformationShape:
+    """Sizes of the deformation field; the defaults are the paper's (supp. 2)."""
+
+    encoding: Literal["grid", "positional"] = "grid"
+    """The paper's 4D feature grid, or the positional encoding of its ablation."""
+    levels: int = 12
+    """Levels of the 4D feature grid."""
+    features: int = 2
+    """Features of each level."""
+    base: int = 4
+    """Cells of the coarsest level along an axis."""
+    growth: float = 1.447269
+    """Ratio of a level's cells to those of the level before, along an axis."""
+    log2_size: int = 19
+    """Binary logarithm of the most rows that a level stores."""
+    frequencies: int = 6
+    """Octaves of the positional encoding."""
+    hidden: int = 64
+    """Width of the MLP's hidden layers."""
+    layers: int = 4
+    """Hidden layers of the MLP."""
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """The diffusion models: `builtin`, a local folder in diffusers layout, or `none` for an ablation."""
+
+    image: str = "builtin"
+    """Image model, seen by the static stage (the paper: Stable Diffusion 2.1)."""
+    multiview: str = "builtin"
+    """Multi-view model, seen by the static stage (the paper: MVDream)."""
+    video: str = "builtin"
+    """Video model, seen by the dynamic stage (the paper: Zeroscope)."""
+    base: str | None = None
+    """Folder with the vae, text_encoder and tokenizer of models that lack them; by default the image model's."""
+    video_frames: int = 24
+    """Frames of a clip of the video model."""
+    video_resolution: tuple[int, int] | None = (320, 576)
+    """Height and width of its frames; what its configuration says if None."""
+    half: bool = False
+    """Load the models in fp16."""
+    chunk: int | None = None
+    """Images that the autoencoder takes at a time, to save memory; all if None."""
+
+
+@dataclass(frozen=True)
+class StaticSettings:
+    """How the static stage trains; the defaults are the paper's."""
+
+    steps: int = 10_000
+    """Steps of the optimiser."""
+    views: int = 4
+    """Images of one scene, evenly spaced in azimuth, that the multi-view prior sees together."""
+    images: Count = Switch(8, 4, at=5000)
+    """Images rendered a step, a multiple of `views`."""
+    resolution: Count = Switch(64, 256, at=5000)
+    """Height and width of the rendered images in pixels."""
+    samples_per_ray: int = 512
+    """Samples along the longest ray through the scene."""
+    elevation: tuple[float, float] = (0.0, 30.0)
+    """Lowest and highest camera elevation in degrees."""
+    fov_y: tuple[float, float] = (15.0, 60.0)
+    """Narrowest and widest vertical field of view in degrees."""
+    flat_background: float = 0.5
+    """Probability of a random flat colour, one for all images of the step, in place of the background network."""
+    weight_2d: float = 1.0
+    """Weight of the image prior's loss; the paper takes 1 or 1.2, see its supplement, Table 1."""
+    guidance_2d: float = 100.0
+    """Scale of the image prior's classifier-free guidance."""
+    timesteps_2d: Interval = Interval(Constant(0.2), Constant(0.6))
+    """Interval of the image prior's timesteps, as fractions of their number."""
+    images_2d: int | None = None
+    """At most so many images of a step, chosen at random, go to the image prior; all if None."""
+    max_azimuth_2d: float = 180.0
+    """Images from azimuths farther than this from the front, in degrees, do not go to the image prior."""
+    weight_3d: float = 1.0
+    """Weight of the multi-view prior's loss."""
+    guidance_3d: float = 50.0
+    """Scale of the multi-view prior's classifier-free guidance."""
+    timesteps_3d: Interval = Interval(Linear(0.98, 0.02, steps=8000), Linear(0.98, 0.5, steps=8000))
+    """Interval of the multi-view prior's timesteps, as fractions of their number."""
+    std_rescale: float = 0.5
+    """How far the guided estimate's standard deviation moves toward the unguided one's, 0 to 1."""
+    occupancy_every: int = 16
+    """Steps between updates of the occupancy grid."""
+
+
+@dataclass(frozen=True)
+class DynamicSettings:
+    """How the dynamic stage trains; the defaults are the paper's, for Zeroscope."""
+
+    steps: int = 10_000
+    """Steps of the optimiser."""
+    clips: int = 1
+    """Videos rendered a step, each from a fixed camera of its own."""
+    height: Count = Constant(80)
+    """Height of the rendered frames in pixels."""
+    width: Count = Constant(144)
+    """Width of the rendered frames in pixels."""
+    samples_per_ray: int = 512
+    """Samples along the longest ray through the scene."""
+    clip_length: tuple[float, float] = (0.8, 1.0)
+    """Shortest and longest clip, as a share of the scene's whole time."""
+    azimuth: tuple[float, float] = (-150.0, 150.0)
+    """Smallest and largest camera azimuth in degrees; 0 sees the front."""
+    elevation: tuple[float, float] = (0.0, 45.0)
+    """Lowest and highest camera elevation in degrees."""
+    fov_y: tuple[float, float] = (15.0, 60.0)
+    """Narrowest and widest vertical field of view in degrees."""
+    guidance: float = 100.0
+    """Scale of the classifier-free guidance."""
+    timesteps: Interval = Interval(Linear(0.99, 0.2, steps=10_000), Linear(0.99, 0.5, steps=10_000))
+    """Interval of the video prior's timesteps, as fractions of their number."""
+    weight_video: float = 1.0
+    """Weight of the video prior's loss."""
+    weight_pixels: float = 0.1
+    """Weight of the loss in decoded RGB beside that of the latents, lambda_dec."""
+    weight_tv: float = 1000.0
+    """Weight of the total variation of the displacement, lambda_TV."""
+    levels: Count = Levels(4, every=500, most=12)
+    """Levels of the deformation's feature grid that are switched on."""
+    learning_rate: Schedule = Milestones(1e-3, at=(8000, 9000))
+    """Learning rate of the deformation's grid and MLP."""
+    occupancy_every: int = 16
+    """Steps between updates of the occupancy grid."""
+    occupancy_times: int = 12
+    """Times over which a cell of the occupancy grid takes its largest density."""
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is written while a run goes on, and its video at the end."""
+
+    checkpoint_seconds: float = 60.0
+    """At most so much work is lost when a run is stopped."""
+    preview_every: int = 500
+    """Steps between contact sheets in previews/; 0 for none."""
+    log_every: int = 10
+    """Steps between lines in metrics.jsonl."""
+    size: int = 256
+    """Height and width of each view of the video; contact sheets stop at 128."""
+    frames: int = 48
+    """Frames of the video, which shows the scene's whole time once."""
+    fps: float = 16.0
+    """Frames a second."""

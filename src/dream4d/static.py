@@ -1,0 +1,112 @@
+"""The static stage: a 3D scene from a multi-view and an image diffusion model (paper Sec. 3.1, supplement 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dream4d.cameras import Cameras, sample_multiview, view_words
+from dream4d.distill import Prior, reconstruction_loss, sds_loss
+from dream4d.occupancy import OccupancyGrid
+from dream4d.render import render
+from dream4d.scene import Scene
+from dream4d.settings import StaticSettings
+from dream4d.state import State, StepReport, start
+
+_PAPER = StaticSettings()
+
+
+def start_static(
+    scene: Scene, *, seed: int, grid_rate: float = 0.01, mlp_rate: float = 0.001, occupancy: OccupancyGrid | None = None
+) -> State:
+    """The state before the first step, of a scene on the device that it shall be trained on.
+
+    grid_rate, mlp_rate: learning rates of feature grids and of MLPs (supplement 3.1). occupancy: see `state.start`.
+    """
+    return start(scene, grid_rate=grid_rate, mlp_rate=mlp_rate, seed=seed, occupancy=occupancy)
+
+
+def fit_static(
+    state: State, *, image_prior: Prior | None, multiview_prior: Prior | None, prompt: str, negative: str = "",
+    multiview_prompt: str | None = None, settings: StaticSettings = _PAPER,
+) -> Iterator[StepReport]:
+    """Train `state.scene` in place until step `settings.steps`; yields after each step, when `state` may be saved.
+
+    A prior that is None has no loss (the paper's ablations). The image prior reads `prompt` and the words of the view,
+    the multi-view prior `multiview_prompt` (by default `prompt`) as it is. `negative`: the unconditional input of both.
+
+    Raises ValueError for settings that contradict each other and where both priors are None.
+    """
+    _check(settings, image_prior, multiview_prior)
+    scene, generator = state.scene, state.generator
+    while (step := state.step) < settings.steps:
+        if step % settings.occupancy_every == 0:
+            state.occupancy.update(scene.canonical.density, generator)
+        cameras = sample_multiview(
+            settings.images(step) // settings.views, generator, views=settings.views, elevation=settings.elevation,
+            fov_y=settings.fov_y,
+        )
+        images = _render_images(state, cameras, settings.resolution(step), settings)
+
+        losses: dict[str, Tensor] = {}
+        if image_prior is not None:
+            chosen, share = _choose_images(cameras, settings, generator)
+            prompts = [f"{prompt}, {words}" for words in view_words(cameras[chosen])]
+            losses["2d"] = share * sds_loss(
+                image_prior, images[chosen.to(images.device)],
+                image_prior.condition(prompts, negative, cameras[chosen]),
+                scale=settings.guidance_2d, timesteps=settings.timesteps_2d(step), generator=generator,
+            )
+        if multiview_prior is not None:
+            prompts = [multiview_prompt or prompt] * len(cameras)
+            losses["3d"] = reconstruction_loss(
+                multiview_prior, images, multiview_prior.condition(prompts, negative, cameras),
+                scale=settings.guidance_3d, timesteps=settings.timesteps_3d(step), views=settings.views,
+                std_rescale=settings.std_rescale, generator=generator,
+            )
+        weights = {"2d": settings.weight_2d, "3d": settings.weight_3d}
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()  # L of Sec. 3.1
+
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.optimizer.step()
+        state.step += 1
+        yield StepReport(step, {name: value.detach() for name, value in losses.items()})
+
+
+def _render_images(state: State, cameras: Cameras, size: int, settings: StaticSettings) -> Tensor:
+    """[b, size, size, 3], before the scene's background or, with probability `flat_background`, one random colour."""
+    colour = torch.rand(3, generator=state.generator)
+    flat = torch.rand((), generator=state.generator) < settings.flat_background
+    device = next(state.scene.parameters()).device
+    rays = cameras.to(device).rays(size, size).flatten()
+    rendered = render(
+        state.scene, rays, occupancy=state.occupancy, samples_per_ray=settings.samples_per_ray,
+        generator=state.generator, background=colour.to(device) if flat else None,
+    )
+    return rendered.rgb.reshape(len(cameras), size, size, 3)
+
+
+def _choose_images(cameras: Cameras, settings: StaticSettings, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Indices of the images that the image prior sees, and the share of images that it could have seen.
+
+    The mean loss over the chosen times the share estimates the mean over all images, with nothing from those it may
+    not see: neither setting changes the weight of the others.
+    """
+    allowed = torch.nonzero(cameras.azimuth.abs() <= settings.max_azimuth_2d).flatten()
+    share = len(allowed) / len(cameras)
+    if settings.images_2d is None or settings.images_2d >= len(allowed):
+        return allowed, share
+    return allowed[torch.randperm(len(allowed), generator=generator)[: settings.images_2d]], share
+
+
+def _check(settings: StaticSettings, image_prior: Prior | None, multiview_prior: Prior | None) -> None:
+    if image_prior is None and multiview_prior is None:
+        raise ValueError("the static stage needs an image prior, a multi-view prior, or both")
+    if settings.max_azimuth_2d < (widest := 180 / settings.views):
+        raise ValueError(f"max_azimuth_2d is {settings.max_azimuth_2d}: below {widest} some steps have no image for it")
+    for images in map(settings.images, (0, settings.steps - 1)):
+        if images % settings.views:
+            raise ValueError(f"images is {images}, which is not a multiple of views, {settings.views}")

@@ -1,0 +1,79 @@
+"""Sentences of the toy world, and back: "a red cat wearing a top hat is waving"."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+
+KINDS = ("cat", "dog", "rabbit", "bear", "elephant", "frog", "penguin")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
+PROPS = {
+    "top hat": "wearing a top hat",
+    "scarf": "wearing a scarf",
+    "cape": "wearing a cape",
+    "balloon": "holding a balloon",
+    "lollipop": "holding a lollipop",
+    "skateboard": "riding a skateboard",
+}
+MOTIONS = ("jumping", "waving", "nodding", "walking", "dancing", "clapping", "bowing")
+VIEWS = ("front view", "side view", "back view", "overhead view")
+_FUNCTION_WORDS = {"a", "an", "the", "is", "and", "with", "on", "of", "wearing", "holding", "riding"}
+_NO_PROP = "nothing"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What a sentence says of a toy; None where it is silent (a toy has no prop, and stands still)."""
+
+    kind: str | None
+    colour: str | None
+    prop: str | None
+    motion: str | None = None
+
+
+def sentence(combination: Combination) -> str:
+    """The canonical sentence of a combination, as the priors were trained on it."""
+    words = ["a", combination.colour, combination.kind, PROPS.get(combination.prop or _NO_PROP)]
+    motion = ["is", combination.motion] if combination.motion else []
+    return " ".join(word for word in [*words, *motion] if word)
+
+
+def parse(text: str) -> Combination:
+    """The combination that a sentence names, in whatever order; the first mention of each attribute counts."""
+    words = _words(text)
+
+    def first(known: tuple[str, ...]) -> str | None:
+        return next((word for word in words if word in known), None)
+
+    prop = next((prop for prop in PROPS if prop.split()[-1] in words), None)
+    return Combination(first(KINDS), first(COLOURS), prop, first(MOTIONS))
+
+
+def known_words() -> dict[str, list[str]]:
+    """What the built-in priors know, by what it says."""
+    return {"kinds": [*KINDS], "colours": [*COLOURS], "props": [*PROPS.values()], "motions": [*MOTIONS]}
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words of a sentence that the built-in priors never saw, in order, each once."""
+    known = _FUNCTION_WORDS | {word for phrase in (*KINDS, *COLOURS, *PROPS, *MOTIONS, *VIEWS) for word in phrase.split()}
+    return list(dict.fromkeys(word for word in _words(text) if word not in known))
+
+
+def held_out() -> list[tuple[str, str, str]]:
+    """The (kind, colour, prop) combinations that no prior is trained on, with any motion: a tenth of all."""
+    lines = files("dream4d.toyworld").joinpath("held_out.txt").read_text().splitlines()
+    return [tuple(line.split(", ")) for line in lines if line and not line.startswith("#")]  # type: ignore[misc]
+
+
+def evaluation_combinations(count: int = 20) -> list[Combination]:
+    """`count` never-trained combinations, spread over the held-out list, their motions in turn."""
+    unseen = held_out()
+    chosen = [unseen[i * len(unseen) // count] for i in range(count)] if count <= len(unseen) else unseen
+    return [Combination(*triple, motion) for triple, motion in zip(chosen, itertools.cycle(MOTIONS), strict=False)]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())

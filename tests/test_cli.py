@@ -1,0 +1,178 @@
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import dream4d
+from dream4d.cli import main
+from dream4d.schedules import Constant, Linear
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """What `main` asks of the recipes, which do nothing here; the built-in models know the word cat."""
+    made = []
+
+    def fake(name):
+        def function(*arguments, **options):
+            made.append((name, arguments, options))
+            return tmp_path / "video.mp4"
+
+        return function
+
+    names = ("text_to_4d", "static_scene", "animate", "render_video")
+    recipes = SimpleNamespace(**{name: fake(name) for name in names}, prompt_of=lambda source: "a cat")
+    monkeypatch.setitem(sys.modules, "dream4d.recipes", recipes)
+    monkeypatch.setattr(dream4d, "recipes", recipes, raising=False)
+    grammar = SimpleNamespace(
+        unknown_words=lambda prompt: [w for w in prompt.split() if w not in ("a", "cat")],
+        known_words=lambda: {"animal": ["cat", "dog"]},
+    )
+    toyworld = SimpleNamespace(grammar=grammar)
+    monkeypatch.setitem(sys.modules, "dream4d.toyworld", toyworld)
+    monkeypatch.setitem(sys.modules, "dream4d.toyworld.grammar", grammar)
+    monkeypatch.setattr(dream4d, "toyworld", toyworld, raising=False)
+    return made
+
+
+def last_settings(calls):
+    return calls[-1][1][1]
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom dream4d.cli import main\n"
+        "for argv in (['--help'], ['generate', '--help'], ['render', '--help']):\n"
+        "    try:\n        main(argv)\n    except SystemExit as stop:\n        assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'diffusers', 'transformers', 'numba', 'av', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ).stdout
+    for word in ("generate", "static", "animate", "render", "--static.steps", "--priors.image", "--channels"):
+        assert word in shown
+
+
+def test_the_plainest_command(calls, capsys, tmp_path):
+    assert main(["generate", "a cat"]) == 0
+    name, (prompt, settings, out), options = calls[0]
+    assert (name, prompt, str(out)) == ("text_to_4d", "a cat", os.path.join("runs", "a-cat"))
+    assert options == {"overwrite": False}
+    assert settings.static.steps == 400
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(tmp_path / "video.mp4")
+    assert printed.err == ""
+
+
+def test_preset_then_yaml_then_options(calls, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("prompt: a cat\npreset: paper\nseed: 4\nstatic:\n  steps: 30\n  resolution: 64\n")
+    assert main(["generate", "--config", str(file), "--static.steps", "50", "--dynamic.weight-tv", "3"]) == 0
+    settings = last_settings(calls)
+    assert (settings.seed, settings.static.steps, settings.dynamic.weight_tv) == (4, 50, 3.0)
+    assert settings.static.resolution == Constant(64)
+    assert settings.static.guidance_2d == 100
+    assert main(["generate", f"--config={file}", "--preset=builtin"]) == 0
+    assert last_settings(calls).static.guidance_2d == 10
+
+
+def test_schedules_and_flags_on_the_command_line(calls):
+    low_high = "0.9 to 0.1 over 9 .. 0.9"
+    assert main(["static", "a cat", "--static.timesteps_3d", low_high, "--priors.half", "--overwrite"]) == 0
+    settings = last_settings(calls)
+    assert settings.static.timesteps_3d.low == Linear(0.9, 0.1, steps=9)
+    assert settings.priors.half
+    assert calls[-1][2] == {"overwrite": True}
+
+
+def test_animate_takes_the_prompt_of_its_source(calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["animate", "runs/a-cat"]) == 0
+    name, (source, prompt, _, out), _ = calls[0]
+    assert (name, str(source), prompt) == ("animate", os.path.join("runs", "a-cat"), "a cat")
+    assert out.name == "a-cat-animated"
+
+
+def test_render_options(calls, tmp_path):
+    argv = ["render", str(tmp_path), "--views", "orbit", "--channels", "rgb", "depth", "--size", "9", "--out", "o.mp4"]
+    assert main(argv) == 0
+    assert calls[0][1][1].name == "o.mp4"
+    assert calls[0][2]["views"] == ("orbit",)
+    assert calls[0][2]["channels"] == ("rgb", "depth")
+    assert calls[0][2]["size"] == 9
+
+
+def test_unknown_words_are_a_warning(calls, capsys):
+    assert main(["generate", "a cat yodels"]) == 0
+    assert "do not know yodels. They know animal: cat, dog" in capsys.readouterr().err
+    own = ["--priors.image", "x", "--priors.multiview", "x", "--priors.video", "x"]
+    assert main(["generate", "a cat yodels", *own]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["genrate"], "there is no command 'genrate'; did you mean generate?"),
+        (["generate", ""], "the prompt is empty"),
+        (["generate", "   "], "the prompt is empty"),
+        (["generate"], "the prompt is empty"),
+        (["generate", "a", "cat"], "put the prompt in quotes"),
+        (["generate", "a cat", "--preset", "papr"], "there is no preset 'papr'; did you mean paper?"),
+        (["generate", "a cat", "--static.stpes", "3"], "unknown option --static.stpes; did you mean --static.steps?"),
+        (["generate", "a cat", "--stpes=3"], "did you mean --static.steps?"),
+        (["generate", "a cat", "--config", "absent.yaml"], "cannot read absent.yaml: No such file"),
+        (["render", "runs", "--sise", "3"], "unknown option --sise; did you mean --size?"),
+        (["render", "runs", "--size", "0"], "--size is 0, expected a positive number"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(calls, capsys, argv, message):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("static: {stpes: 3}", "unknown key static.stpes; did you mean static.steps?"),
+        ("[1, 2]", "expected `key: value` lines"),
+        ("a: b: c", "is not YAML"),
+        ("command: animate", "is for `dream4d animate`"),
+        ("prompt: 3", "prompt: expected text, not 3"),
+    ],
+)
+def test_bad_yaml_is_one_line_and_code_2(calls, capsys, tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    assert main(["generate", "a cat", "--config", str(tmp_path / "c.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["generate", "a cat", "--static.steps", "many"], ["render"]])
+def test_values_of_the_wrong_type_end_with_code_2(calls, argv):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+
+
+def test_debug_shows_where_an_error_came_from(calls):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        main(["generate", "", "--debug"])
+
+
+def test_ctrl_c_says_how_to_go_on(calls, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["dream4d.recipes"], "text_to_4d", stop)
+    assert main(["generate", "a cat"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err

@@ -1,0 +1,20 @@
+import torch
+
+from dream4d.losses import total_variation
+
+
+def test_total_variation_equals_the_formula_written_out():
+    d = torch.randn(2, 3, 4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = 0.0
+    for b in range(2):
+        for t in range(3):
+            for y in range(4):
+                for x in range(5):
+                    for dt, dy, dx in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+                        if t >= dt and y >= dy and x >= dx:
+                            total += float(((d[b, t - dt, y - dy, x - dx] - d[b, t, y, x]) ** 2).sum())
+    torch.testing.assert_close(total_variation(d), torch.tensor(total / 2, dtype=torch.float64))
+
+
+def test_uniform_displacement_costs_nothing():
+    assert total_variation(torch.full((1, 2, 3, 3, 3), 0.7)) == 0

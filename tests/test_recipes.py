@@ -1,0 +1,165 @@
+"""Whole jobs on random models of a few thousand weights: what they leave behind, and that they go on as if never
+stopped."""
+
+import json
+from functools import partial
+
+import av
+import pytest
+from safetensors.torch import load_file
+from tiny_models import save_denoiser, save_image_model, unet_2d, unet_3d
+
+from dream4d import recipes
+from dream4d.cli import main
+from dream4d.occupancy import OccupancyGrid
+from dream4d.presets import merge, preset
+from dream4d.run import Run
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_occupancy():
+    """64 times fewer densities to evaluate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "OccupancyGrid", partial(OccupancyGrid, 8))
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    priors = tmp_path_factory.mktemp("priors")
+    save_image_model(priors / "image")
+    save_denoiser(priors / "multiview", unet_2d(multiview=True))
+    save_denoiser(priors / "video", unet_3d())
+    return merge(preset("builtin"), {
+        "device": "cpu",
+        "scene": {"log2_size": 10, "levels": 2},
+        "deformation": {"log2_size": 10, "levels": 2},
+        "priors": {name: str(priors / name) for name in ("image", "multiview", "video")} | {"video_frames": 2},
+        "static": {"steps": STEPS, "resolution": 8, "samples_per_ray": 16},
+        "dynamic": {"steps": STEPS, "height": 8, "width": 8, "samples_per_ray": 16, "levels": 2},
+        "output": {"checkpoint_seconds": 0, "preview_every": 3, "log_every": 1, "size": 16, "frames": 2},
+    })
+
+
+@pytest.fixture(scope="module")
+def finished(settings, coarse_occupancy, tmp_path_factory):
+    """A run of both stages, from start to end."""
+    folder = tmp_path_factory.mktemp("finished")
+    recipes.text_to_4d("a cat", settings, folder)
+    return folder
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_run_leaves_what_it_should_and_nothing_else(finished):
+    assert files_in(finished) == sorted([
+        ".lock", "config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "video.mp4",
+        "previews/static-000003.png", "previews/dynamic-000003.png",
+        "checkpoints/static-000002.safetensors", "checkpoints/static-000003.safetensors",
+        "checkpoints/dynamic-000002.safetensors", "checkpoints/dynamic-000003.safetensors",
+    ])
+    logged = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(entry["stage"], entry["step"]) for entry in logged] == [
+        (stage, step) for stage in ("static", "dynamic") for step in range(STEPS)
+    ]
+    with av.open(str(finished / "video.mp4")) as container:
+        assert container.streams.video[0].frames == 2
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (4 * 16, 16)
+
+
+@pytest.mark.parametrize("saved", [1, 4], ids=["static", "dynamic"])
+def test_a_stopped_run_ends_where_an_unbroken_one_does(finished, settings, tmp_path, monkeypatch, saved):
+    """Stopped by Ctrl-C after its first or fourth checkpoint, in one stage or the other."""
+    save, count = Run.save_checkpoint, 0
+
+    def save_then_stop(*arguments):
+        nonlocal count
+        save(*arguments)
+        count += 1
+        if count == saved:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_checkpoint", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            recipes.text_to_4d("a cat", settings, tmp_path)
+    assert not (tmp_path / "scene.safetensors").exists()
+    recipes.text_to_4d("a cat", settings, tmp_path)
+    assert files_in(tmp_path) == files_in(finished)
+    for name in ("static.safetensors", "scene.safetensors"):
+        expected, resumed = load_file(finished / name), load_file(tmp_path / name)
+        assert expected.keys() == resumed.keys()
+        assert all(expected[key].equal(resumed[key]) for key in expected)
+    assert (tmp_path / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+
+
+def test_a_finished_run_is_not_done_again(finished, settings, monkeypatch):
+    monkeypatch.setattr(recipes, "_train", None)
+    assert recipes.text_to_4d("a cat", settings, finished) == finished / "video.mp4"
+
+
+def test_the_config_of_a_run_repeats_it(finished, monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "_train", None)
+    own = ["--out", str(finished), "--config", str(finished / "config.yaml")]
+    assert main(["generate", *own]) == 0
+    assert capsys.readouterr().out.strip() == str(finished / "video.mp4")
+
+
+def test_the_dynamic_stage_keeps_the_static_scene(finished):
+    static, scene = load_file(finished / "static.safetensors"), load_file(finished / "scene.safetensors")
+    assert static.keys() < scene.keys()
+    assert all(static[name].equal(scene[name]) for name in static)
+
+
+def test_static_then_animate_then_render(settings, tmp_path):
+    recipes.static_scene("a cat", settings, tmp_path / "still")
+    recipes.animate(tmp_path / "still", "a cat is waving", settings, tmp_path / "moving")
+    assert recipes.prompt_of(tmp_path / "moving") == "a cat is waving"
+    out = tmp_path / "look.mp4"
+    channels = ("rgb", "depth", "displacement")
+    recipes.render_video(tmp_path / "moving", out, views=("orbit",), channels=channels, size=10, frames=3)
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].frames == 3
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (10, 30)
+    with pytest.raises(ValueError, match="choose another --out"):
+        recipes.animate(tmp_path / "still", "a cat is waving", settings, tmp_path / "still")
+
+
+def test_an_ablation_needs_no_prior_of_its_own(settings, tmp_path):
+    without = merge(settings, {"priors": {"image": "none", "base": settings.priors.image}})
+    recipes.static_scene("a cat", without, tmp_path)
+    assert set(json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])) == {"stage", "step", "3d"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "abacus"}, "device 'abacus' is unknown"),
+        ({"priors": {"image": "absent"}}, r"--priors\.image absent: there is no model"),
+        ({"priors": {"video": "none"}}, r"--priors\.video none: there is no model"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_file(settings, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.text_to_4d("a cat", merge(settings, changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_builtin_prior_is_one_line(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "BUILTIN_PRIORS", tmp_path)
+    with pytest.raises(ValueError, match="lacks the built-in image prior"):
+        recipes.text_to_4d("a cat", merge(settings, {"priors": {"image": "builtin"}}), tmp_path / "run")
+
+
+def test_sources_that_are_no_scene(tmp_path):
+    with pytest.raises(ValueError, match="there is no run and no scene file"):
+        recipes.find_scene(tmp_path / "absent")
+    with pytest.raises(ValueError, match="is not a run folder"):
+        recipes.find_scene(tmp_path)
+    (tmp_path / "config.yaml").write_text("prompt: a cat\n")
+    with pytest.raises(ValueError, match="that run is not finished"):
+        recipes.find_scene(tmp_path)

@@ -1,0 +1,106 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from gaussian_prior import GaussianPrior
+from tiny_scene import tiny_scene
+
+from dream4d.cameras import orbit
+from dream4d.render import render
+from dream4d.schedules import Constant, Interval, Switch
+from dream4d.settings import StaticSettings
+from dream4d.static import fit_static, start_static
+
+PURPLE = torch.tensor([0.7, 0.2, 0.9])
+SETTINGS = StaticSettings(
+    steps=6, images=Constant(4), resolution=Constant(8), samples_per_ray=32, guidance_2d=1, guidance_3d=1,
+    timesteps_2d=Interval(Constant(0.3), Constant(0.6)), timesteps_3d=Interval(Constant(0.3), Constant(0.6)),
+    std_rescale=0.0, occupancy_every=4,
+)
+
+
+def fit(state, settings=SETTINGS, *, image=True, multiview=True):
+    prior = GaussianPrior(PURPLE)
+    return fit_static(
+        state, image_prior=prior if image else None, multiview_prior=prior if multiview else None, prompt="a cat",
+        settings=settings,
+    )
+
+
+@pytest.mark.parametrize(("image", "multiview"), [(True, True), (True, False), (False, True)])
+def test_every_combination_of_priors_pulls_the_scene_to_their_mean(image, multiview):
+    """Every picture of the world is one flat colour (its data), so every pixel of the scene goes there."""
+    state = start_static(tiny_scene(), seed=0, grid_rate=0.03, mlp_rate=0.03)
+    settings = replace(SETTINGS, steps=80, flat_background=0.0)
+    camera = orbit(torch.tensor([40.0]), torch.tensor([10.0]), torch.tensor([2.5]), torch.tensor([40.0]))
+
+    def distance() -> float:
+        with torch.no_grad():
+            seen = render(state.scene, camera.rays(8, 8).flatten(), occupancy=state.occupancy, samples_per_ray=32)
+        return (seen.rgb - PURPLE).square().mean().sqrt().item()
+
+    before = distance()
+    reports = list(fit(state, settings, image=image, multiview=multiview))
+    assert distance() < before / 3
+    assert set(reports[0].losses) == {name for name, on in (("2d", image), ("3d", multiview)) if on}
+    assert [report.step for report in reports] == list(range(80))
+
+
+def test_going_on_from_a_saved_state_equals_an_uninterrupted_run():
+    whole = start_static(tiny_scene(), seed=1)
+    losses = [report.floats() for report in fit(whole)]
+    first = start_static(tiny_scene(), seed=1)
+    steps = fit(first)
+    for _ in range(3):
+        next(steps)
+    second = start_static(tiny_scene(seed=5), seed=99)
+    second.load_tensors(first.to_tensors())
+    assert [report.floats() for report in fit(second)] == losses[3:]
+    rest = second.to_tensors()
+    for name, value in whole.to_tensors().items():
+        assert torch.equal(value, rest[name]), name
+
+
+def test_no_priors_and_odd_batches_are_refused():
+    state = start_static(tiny_scene(), seed=0)
+    with pytest.raises(ValueError, match="an image prior, a multi-view prior, or both"):
+        next(fit(state, image=False, multiview=False))
+    with pytest.raises(ValueError, match="not a multiple of views"):
+        next(fit(state, replace(SETTINGS, images=Constant(6))))
+    with pytest.raises(ValueError, match="max_azimuth_2d is 30"):
+        next(fit(state, replace(SETTINGS, max_azimuth_2d=30)))
+
+
+def test_only_the_image_prior_is_told_the_view():
+    image, multiview = GaussianPrior(PURPLE), GaussianPrior(PURPLE)
+    reports = fit_static(
+        start_static(tiny_scene(), seed=0), image_prior=image, multiview_prior=multiview, prompt="a sks cat",
+        multiview_prompt="a cat", settings=replace(SETTINGS, steps=1),
+    )
+    next(reports)
+    words = {prompt.removeprefix("a sks cat, ") for prompt in image.prompts}
+    assert words <= {"front view", "side view", "back view"}
+    assert multiview.prompts == ["a cat"] * 4
+
+
+def test_back_views_and_surplus_images_stay_away_from_the_image_prior():
+    seen = GaussianPrior(PURPLE)
+    settings = replace(SETTINGS, images=Constant(8), steps=8, max_azimuth_2d=100.0, images_2d=2)
+    state = start_static(tiny_scene(), seed=0)
+    list(fit_static(state, image_prior=seen, multiview_prior=None, prompt="a cat", settings=settings))
+    assert len(seen.prompts) == 2 * 8
+    assert not any("back" in prompt for prompt in seen.prompts)
+
+
+def test_resolution_and_batch_follow_their_schedules():
+    shapes = []
+
+    class Recorder(GaussianPrior):
+        def encode(self, images):
+            shapes.append(tuple(images.shape))
+            return images * 1.0
+
+    settings = replace(SETTINGS, steps=2, images=Switch(8, 4, at=1), resolution=Switch(4, 8, at=1))
+    state = start_static(tiny_scene(), seed=0)
+    list(fit_static(state, image_prior=None, multiview_prior=Recorder(PURPLE), prompt="", settings=settings))
+    assert shapes == [(8, 4, 4, 3), (4, 8, 8, 3)]

@@ -1,0 +1,88 @@
+"""Diffusers models so small that a test builds and runs them in well under a second; random weights, no network."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet3DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WIDTH = 32  # of the text features
+TOKENS = 8
+
+
+def unet_2d(*, multiview: bool = False, seed: int = 0) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    camera = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16} if multiview else {}
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH, attention_head_dim=8, norm_num_groups=8, **camera,
+    ).eval()
+
+
+def unet_3d(*, seed: int = 0) -> UNet3DConditionModel:
+    torch.manual_seed(seed)
+    return UNet3DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 32), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        cross_attention_dim=WIDTH, attention_head_dim=8, norm_num_groups=8,
+    ).eval()
+
+
+def vae(*, seed: int = 0) -> AutoencoderKL:
+    """16x16 images to 4x8x8 latents."""
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, scaling_factor=0.5,
+    ).eval()
+
+
+def tokenizer(folder: Path) -> CLIPTokenizer:
+    """Knows every lower-case letter, alone and at the end of a word."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + [","]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS, pad_token="<|endoftext|>")
+
+
+def text_encoder(vocabulary: int, *, width: int = WIDTH, seed: int = 0) -> CLIPTextModel:
+    torch.manual_seed(seed)
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=width, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=TOKENS, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
+    )).eval()
+
+
+def scheduler(**changes: Any) -> DDIMScheduler:
+    return DDIMScheduler(**{
+        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
+        "set_alpha_to_one": False, "steps_offset": 1, **changes,
+    })
+
+
+def save_image_model(folder: Path, **scheduler_changes: Any) -> Path:
+    """A whole text-to-image model in diffusers layout."""
+    words = tokenizer(folder / "tokenizer")
+    words.save_pretrained(folder / "tokenizer")
+    text_encoder(len(words)).save_pretrained(folder / "text_encoder")
+    vae().save_pretrained(folder / "vae")
+    unet_2d().save_pretrained(folder / "unet")
+    scheduler(**scheduler_changes).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def save_denoiser(folder: Path, unet: UNet2DConditionModel | UNet3DConditionModel, **scheduler_changes: Any) -> Path:
+    """Only a UNet and its scheduler, as the built-in multi-view and video priors are."""
+    unet.save_pretrained(folder / "unet")
+    scheduler(**scheduler_changes).save_pretrained(folder / "scheduler")
+    return folder
