@@ -20,10 +20,10 @@ PALETTE = torch.tensor([  # the colours, in the order of grammar.COLOURS
     [0.12, 0.30, 0.90], [0.50, 0.16, 0.72], [1.00, 0.52, 0.76], [0.96, 0.96, 0.96],
 ])
 BODY, LIGHT, DARK = 0, 1, 2  # materials that depend on the toy's colour; the others are fixed
-BLACK, WHITE, PINK, GOLD, RED, BROWN, SKY, MINT = range(3, 11)
+BLACK, WHITE, PINK, GOLD, RED, BROWN, SKY, MINT, TEAL = range(3, 12)
 FIXED = torch.tensor([
     [0.05, 0.05, 0.07], [0.98, 0.98, 0.98], [0.98, 0.45, 0.55], [1.00, 0.68, 0.10],
-    [0.85, 0.08, 0.15], [0.50, 0.28, 0.12], [0.20, 0.75, 0.95], [0.45, 0.95, 0.75],
+    [0.85, 0.08, 0.15], [0.50, 0.28, 0.12], [0.20, 0.75, 0.95], [0.45, 0.95, 0.75], [0.02, 0.50, 0.55],
 ])
 
 ROOT, TORSO, HEAD, ARM_L, ARM_R, LEG_L, LEG_R = range(7)
@@ -153,8 +153,8 @@ def _props() -> dict[str, list[Cone]]:
     return {
         "top hat": [
             Cone(HEAD, BLACK, (0, 0, 0.47), 0.25, squash=(1, 1, 0.13)),
-            Cone(HEAD, BLACK, (0, 0, 0.50), 0.145, (0, 0, 0.66), 0.155),
-            Cone(HEAD, RED, (0, 0, 0.51), 0.158, (0, 0, 0.54), 0.158),
+            Cone(HEAD, BLACK, (0, 0, 0.50), 0.15, (0, 0, 0.72), 0.165, (1, 1, 0.25)),
+            Cone(HEAD, RED, (0, 0, 0.50), 0.158, (0, 0, 0.55), 0.163, (1, 1, 0.25)),
         ],
         "scarf": [
             Cone(TORSO, RED, (0, 0, 0.0), 0.225, squash=(0.95, 1.0, 0.30)),
@@ -164,8 +164,8 @@ def _props() -> dict[str, list[Cone]]:
             Cone(TORSO, RED, (0.235, 0.115, -0.20), 0.058, (0.235, 0.12, -0.27), 0.06, (0.6, 1, 1)),
         ],
         "cape": [
-            Cone(TORSO, RED, (-0.19, 0, -0.02), 0.16, (-0.30, 0, -0.38), 0.27, (0.2, 1.0, 1)),
-            Cone(TORSO, RED, (0, 0, 0.0), 0.205, squash=(0.95, 1.0, 0.26)),
+            Cone(TORSO, TEAL, (-0.19, 0, -0.02), 0.16, (-0.30, 0, -0.38), 0.27, (0.2, 1.0, 1)),
+            Cone(TORSO, TEAL, (0, 0, 0.0), 0.205, squash=(0.95, 1.0, 0.26)),
             Cone(TORSO, GOLD, (0.19, 0, -0.02), 0.05),
         ],
         "balloon": [
@@ -277,7 +277,7 @@ def _table(parts: list[list[Cone]]) -> dict[str, Tensor]:
 
 _KIND_TABLE = _table([_body() + cones for cones in (_kinds()[kind] for kind in KINDS)])
 _PROP_TABLE = _table([[], *(_props()[prop] for prop in PROPS)])
-_SIZE = 0.92  # of everything, so that a jumping toy stays in the frame
+_MIDDLE = 0.08  # height of the rest pose that comes to the origin, so that hats and feet are equally far from it
 
 
 def build(toys: Toys, time: Tensor) -> Primitives:
@@ -308,7 +308,7 @@ def build(toys: Toys, time: Tensor) -> Primitives:
     rotation, translation = pose(toys, time)  # rest to world, of each bone
     rotation = torch.gather(rotation, 1, bone[..., None, None].expand(*bone.shape, 3, 3))
     translation = torch.gather(translation, 1, bone[..., None].expand(*bone.shape, 3))
-    inverse = rotation.transpose(-1, -2) / _SIZE
+    inverse = rotation.transpose(-1, -2)
     linear = from_rest @ inverse
     offset = (from_rest @ (-(rotation.transpose(-1, -2) @ translation[..., None]) - rest_origin[..., None]))
     strength, frequency, phase = (toys.stripes[:, None, i].expand(bone.shape) for i in range(3))
@@ -341,12 +341,13 @@ def world_from_rest(toys: Toys, time: Tensor, rest: Tensor, bone: Tensor) -> Ten
     rotation, translation = pose(toys, time)
     rotation = torch.gather(rotation, 1, bone[..., None, None].expand(*bone.shape, 3, 3))
     translation = torch.gather(translation, 1, bone[..., None].expand(*bone.shape, 3))
-    return _SIZE * ((rotation @ rest[..., None])[..., 0] + translation)
+    return (rotation @ rest[..., None])[..., 0] + translation
 
 
 def pose(toys: Toys, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotation [b, 7, 3, 3] and translation [b, 7, 3] of each bone, rest pose to world (before the common size)."""
+    """Rotation [b, 7, 3, 3] and translation [b, 7, 3] of each bone, rest pose to world."""
     angles, shift = motion(toys.motion, time)
+    shift = shift - shift.new_tensor([0.0, 0.0, _MIDDLE])
     local = _euler(angles)
     pivots = PIVOTS.to(time.device)
     rotations: list[Tensor] = []
@@ -396,7 +397,7 @@ def motion(which: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     sway = torch.sin(2 * math.pi * time)  # one way, then the other
     raised = _ease(time)
 
-    shift[:, z] += on("jumping") * 0.24 * twice
+    shift[:, z] += on("jumping") * 0.20 * twice
     angles[:, ARM_L, x] += on("jumping") * 45 * twice
     angles[:, ARM_R, x] -= on("jumping") * 45 * twice
 
@@ -404,10 +405,10 @@ def motion(which: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
 
     angles[:, HEAD, y] += on("nodding") * 26 * twice
 
-    angles[:, LEG_L, y] += on("walking") * 34 * swing
-    angles[:, LEG_R, y] -= on("walking") * 34 * swing
-    angles[:, ARM_L, y] -= on("walking") * 38 * swing
-    angles[:, ARM_R, y] += on("walking") * 38 * swing
+    angles[:, LEG_L, y] += on("walking") * 42 * swing
+    angles[:, LEG_R, y] -= on("walking") * 42 * swing
+    angles[:, ARM_L, y] -= on("walking") * 46 * swing
+    angles[:, ARM_R, y] += on("walking") * 46 * swing
 
     angles[:, ROOT, x] += on("dancing") * 17 * sway
     shift[:, y] -= on("dancing") * 0.10 * sway
