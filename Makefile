@@ -14,7 +14,7 @@ demo: $(READY)  ## from a clean clone to a video
 test: $(READY)  ## all tests that need no GPU
 	$(VENV)/bin/python -m pytest
 
-check: $(READY)  ## what CI runs
+check: $(READY)  ## linter and tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest
 

@@ -5,6 +5,7 @@ import torch
 from gaussian_prior import GaussianPrior
 from tiny_scene import tiny_scene
 
+from dream4d import dynamic
 from dream4d.dynamic import fit_dynamic, sample_times, start_dynamic
 from dream4d.schedules import Constant, Interval, Levels, Milestones
 from dream4d.settings import DynamicSettings
@@ -73,6 +74,22 @@ def test_a_step_shows_the_prior_clips_of_its_length_and_their_view():
     assert shapes == [(2, 5, 6, 8, 3)]
     assert len(prior.prompts) == 2
     assert all(prompt.startswith("a cat waves, ") and prompt.endswith(" view") for prompt in prior.prompts)
+
+
+def test_total_variation_is_that_of_a_cube_of_side_1(monkeypatch):
+    rendered, rated = [], []
+    render_videos, total_variation = dynamic._render_videos, dynamic.total_variation
+
+    def recorded(*arguments):
+        rendered.append(render_videos(*arguments)[1])
+        return render_videos(*arguments)[0], rendered[-1]
+
+    monkeypatch.setattr(dynamic, "_render_videos", recorded)
+    monkeypatch.setattr(dynamic, "total_variation", lambda d: rated.append(d) or total_variation(d))
+    report = next(fit(start_dynamic(tiny_scene(moving=True), seed=0)))
+    assert rendered[0].abs().max() > 0
+    assert torch.equal(2 * rated[0], rendered[0])
+    torch.testing.assert_close(report.losses["tv"], total_variation(rendered[0]).detach() / 4)
 
 
 def test_times_are_even_and_inside_the_scene():

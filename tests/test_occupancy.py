@@ -60,6 +60,14 @@ def test_dilation_grows_by_cells():
     assert grid.occupied.sum() == 27
 
 
+def test_points_are_looked_up_in_their_cells():
+    grid = OccupancyGrid(16, radius=2.0)
+    grid.update(lambda points: 5.0 * (points[:, 0] > 1), generator())
+    points = 4 * torch.rand(1000, 3, generator=generator()) - 2
+    assert torch.equal(grid.at(points), points[:, 0] > 1)
+    assert grid.at(torch.tensor([[2.0, 2.0, -2.0]])), "the cube's corners are inside"
+
+
 def test_state_returns():
     grid, other = OccupancyGrid(8), OccupancyGrid(8)
     grid.update(ball, generator())

@@ -3,9 +3,11 @@ stopped."""
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import av
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_models import save_denoiser, save_image_model, unet_2d, unet_3d
 
@@ -163,3 +165,45 @@ def test_sources_that_are_no_scene(tmp_path):
     (tmp_path / "config.yaml").write_text("prompt: a cat\n")
     with pytest.raises(ValueError, match="that run is not finished"):
         recipes.find_scene(tmp_path)
+
+
+class Rod(torch.nn.Module):
+    """A straight rod, as thin as the string of a balloon, that turns about z by half a turn if it moves."""
+
+    def __init__(self, *, moves):
+        super().__init__()
+        self.anything = torch.nn.Parameter(torch.zeros(1))
+        self.deformation = torch.nn.Identity() if moves else None
+        self.canonical = SimpleNamespace(density=self.density)
+        self.axis = torch.tensor([0.8, 0.3, 0.4]) / 0.89**0.5
+
+    def density(self, points):
+        along = points @ self.axis
+        return 100.0 * (((points - along[:, None] * self.axis).norm(dim=-1) < 0.014) & (along.abs() < 0.8))
+
+    def warp(self, points, time):
+        angle = torch.tensor(-torch.pi * time)
+        x, y, z = points.unbind(-1)
+        return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos(), z], dim=-1)
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["still", "moving"])
+def test_thin_parts_of_a_finished_scene_have_no_holes(moves, monkeypatch):
+    monkeypatch.setattr(recipes, "OccupancyGrid", OccupancyGrid)
+    rod = Rod(moves=moves)
+    grid = recipes.settled_occupancy(rod)
+    on_axis = torch.linspace(-0.8, 0.8, 500)[:, None] * rod.axis
+    for time in torch.linspace(0, 1, 101).tolist() if moves else [0.0]:
+        assert grid.at(rod.warp(on_axis, -time)).all(), f"a hole at time {time}"
+    assert grid.occupied.float().mean() < (0.1 if moves else 0.03)
+
+
+def test_builtin_models_share_their_own_parts_whatever_the_image_prior_is(tmp_path, monkeypatch):
+    save_image_model(tmp_path / "image")
+    save_denoiser(tmp_path / "multiview", unet_2d(multiview=True))
+    save_denoiser(tmp_path / "video", unet_3d())
+    monkeypatch.setattr(recipes, "BUILTIN_PRIORS", tmp_path)
+    for image in ("none", "builtin", str(tmp_path / "elsewhere")):
+        settings = merge(preset("builtin"), {"priors": {"image": image, "video_frames": 2}, "device": "cpu"})
+        assert recipes._multiview_prior(settings, torch.device("cpu")).parts.text is not None
+        assert recipes._video_prior(settings, torch.device("cpu")).parts.text is not None

@@ -60,7 +60,7 @@ def fit_dynamic(
                 video_prior, videos, video_prior.condition(prompts, negative, cameras), scale=settings.guidance,
                 timesteps=settings.timesteps(step), pixel_weight=settings.weight_pixels, generator=generator,
             ),
-            "tv": total_variation(displacement),
+            "tv": total_variation(displacement / 2),  # our cube has side 2, the one that lambda_TV is meant for side 1
         }
         loss = settings.weight_video * losses["video"] + settings.weight_tv * losses["tv"]  # L of Sec. 3.2
 

@@ -59,7 +59,8 @@ class DeformationField(nn.Module):
         features near 0 starts it near 0.
         """
         features = self.encoding(cat([(points + 1) / 2, time[:, None]], dim=-1), active_levels)
-        return 2 * (2 * self.mlp(features).sigmoid() - 1)
+        displacement: Tensor = 2 * (2 * self.mlp(features).sigmoid() - 1)
+        return displacement
 
 
 class Background(nn.Module):
@@ -71,4 +72,5 @@ class Background(nn.Module):
 
     def forward(self, directions: Tensor) -> Tensor:
         """directions: unit vectors [n, 3] -> rgb [n, 3] in [0, 1]."""
-        return self.mlp(spherical_harmonics(directions)).sigmoid()
+        colour: Tensor = self.mlp(spherical_harmonics(directions)).sigmoid()
+        return colour

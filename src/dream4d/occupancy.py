@@ -55,6 +55,11 @@ class OccupancyGrid:
             occupied = F.max_pool3d(occupied[None].float(), size, stride=1, padding=self.dilation)[0].bool()
         self.occupied = occupied
 
+    def at(self, points: Tensor) -> Tensor:
+        """Whether points [n, 3] in the cube lie in occupied cells, [n]."""
+        cells = ((points / self.radius + 1) / 2 * self.resolution).long().clamp(0, self.resolution - 1)
+        return self.occupied[cells.unbind(-1)]
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"values": self.values, "occupied": self.occupied}
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dream4d.distill import Prior, VideoPrior
 from dream4d.dynamic import fit_dynamic, start_dynamic
@@ -83,7 +84,7 @@ def render_video(
     target = default if out is None else Path(out)
     scene = Scene.load(scene_file).to(pick_device(device))
     images = film(
-        scene, _settled_occupancy(scene), views=views, channels=channels, size=size, frames=frames,
+        scene, settled_occupancy(scene), views=views, channels=channels, size=size, frames=frames,
         samples_per_ray=samples_per_ray, elevation=elevation,
     )
     write_video(target, images, fps)
@@ -106,6 +107,35 @@ def find_scene(source: str | Path) -> Path:
 def prompt_of(source: str | Path) -> str:
     """The prompt of a run, empty for a lone scene file."""
     return str(read_config(source).get("prompt", "")) if Path(source).is_dir() else ""
+
+
+def settled_occupancy(scene: Scene, *, moments: int = 48) -> OccupancyGrid:
+    """The cells that a finished scene ever occupies. `moments`: when one that moves is looked at.
+
+    Training's grid forgets and is updated again and again; this one must find at once what is much thinner than a
+    cell. So nothing decays, cells beside an occupied one count too, and after a first look everywhere all further
+    points go to where anything may be. A moving scene occupies what it warps into the occupied part of the canonical.
+    """
+    device, generator = next(scene.parameters()).device, torch.Generator().manual_seed(0)
+    near = OccupancyGrid(decay=1.0, dilation=2).to(device)
+    for _ in range(8):
+        near.update(scene.canonical.density, generator)
+
+    def density_near(points: Tensor) -> Tensor:
+        chosen, density = near.at(points), torch.zeros(len(points), device=device)
+        density[chosen] = scene.canonical.density(points[chosen])
+        return density
+
+    still = OccupancyGrid(decay=1.0, dilation=1).to(device)
+    still.values = near.values
+    for _ in range(24):
+        still.update(density_near, generator)
+    if scene.deformation is None:
+        return still
+    moving = OccupancyGrid(decay=1.0).to(device)
+    for moment in np.linspace(0, 1, moments).tolist():
+        moving.update(lambda points, time=moment: still.at(scene.warp(points, time)).float(), generator)
+    return moving
 
 
 def pick_device(name: str) -> torch.device:
@@ -229,22 +259,29 @@ def _folder(priors: PriorSettings, name: str) -> Path | None:
     )
 
 
-def _loading(settings: Preset, device: torch.device) -> dict[str, Any]:
+def _loading(settings: Preset, name: str, device: torch.device) -> dict[str, Any]:
     priors = settings.priors
     dtype = torch.float16 if priors.half else torch.float32
-    return {"base": priors.base or _folder(priors, "image"), "device": device, "dtype": dtype, "chunk": priors.chunk}
+    return {"base": _base(priors, name), "device": device, "dtype": dtype, "chunk": priors.chunk}
+
+
+def _base(priors: PriorSettings, name: str) -> str | Path | None:
+    """Where the prior `name` takes the parts from that its folder lacks."""
+    if getattr(priors, name) == "builtin":
+        return BUILTIN_PRIORS / "image"  # whatever the image prior is, these were trained on its latents and its words
+    return priors.base or _folder(priors, "image")
 
 
 def _image_prior(settings: Preset, device: torch.device) -> Prior | None:
     folder = _folder(settings.priors, "image")
-    return None if folder is None else StableDiffusion.load(folder, **_loading(settings, device))
+    return None if folder is None else StableDiffusion.load(folder, **_loading(settings, "image", device))
 
 
 def _multiview_prior(settings: Preset, device: torch.device) -> Prior | None:
     folder = _folder(settings.priors, "multiview")
     if folder is None:
         return None
-    return MVDream.load(folder, **_loading(settings, device), views=settings.static.views)
+    return MVDream.load(folder, **_loading(settings, "multiview", device), views=settings.static.views)
 
 
 def _video_prior(settings: Preset, device: torch.device) -> VideoPrior:
@@ -252,17 +289,5 @@ def _video_prior(settings: Preset, device: torch.device) -> VideoPrior:
     assert folder is not None
     priors = settings.priors
     return TextToVideo.load(
-        folder, **_loading(settings, device), frames=priors.video_frames, resolution=priors.video_resolution
+        folder, **_loading(settings, "video", device), frames=priors.video_frames, resolution=priors.video_resolution
     )
-
-
-def _settled_occupancy(scene: Scene) -> OccupancyGrid:
-    """An occupancy grid as it would be after training."""
-    occupancy = OccupancyGrid().to(next(scene.parameters()).device)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        if scene.deformation is None:
-            occupancy.update(scene.canonical.density, generator)
-        else:
-            occupancy.update(scene.density, generator, times=8)
-    return occupancy

@@ -71,11 +71,14 @@ def render_image(
 ) -> Render:
     """A picture, [height, width, ..], without gradients, of a single camera. chunk: rays rendered at a time."""
     rays = camera.rays(height, width).flatten()
-    each = background is not None and background.ndim == 2
+
+    def behind(part: slice) -> Tensor | None:
+        return background if background is None or background.ndim == 1 else background[part]
+
     parts = [
         render(
             scene, Rays(rays.origins[part], rays.directions[part]), time, occupancy=occupancy,
-            samples_per_ray=samples_per_ray, background=background[part] if each else background,
+            samples_per_ray=samples_per_ray, background=behind(part),
         )
         for part in (slice(first, first + chunk) for first in range(0, height * width, chunk))
     ]

@@ -67,15 +67,19 @@ class Scene(nn.Module):
 
     def forward(self, points: Tensor, time: float | Tensor = 0.0) -> Query:
         """points: [n, 3] of the moving scene; time: a number or [n]."""
-        canonical, displacement = self._warp(points, time)
+        canonical, displacement = self._displace(points, time)
         density, rgb = self.canonical(canonical)
         return Query(density, rgb, displacement)
 
     def density(self, points: Tensor, time: float | Tensor = 0.0) -> Tensor:
         """points: [n, 3] of the moving scene; time: a number or [n] -> [n]."""
-        return self.canonical.density(self._warp(points, time)[0])
+        return self.canonical.density(self.warp(points, time))
 
-    def _warp(self, points: Tensor, time: float | Tensor) -> tuple[Tensor, Tensor | None]:
+    def warp(self, points: Tensor, time: float | Tensor) -> Tensor:
+        """Where points [n, 3] of the moving scene lie in the canonical one."""
+        return self._displace(points, time)[0]
+
+    def _displace(self, points: Tensor, time: float | Tensor) -> tuple[Tensor, Tensor | None]:
         """x_c = x_d + D(x_d, t), clamped to the box (paper Sec. 3.2)."""
         points = points.clamp(-1, 1)
         if self.deformation is None:

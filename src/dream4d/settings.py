@@ -69,7 +69,8 @@ class PriorSettings:
     video: str = "builtin"
     """Video model, seen by the dynamic stage (the paper: Zeroscope)."""
     base: str | None = None
-    """Folder with the vae, text_encoder and tokenizer of models that lack them; by default the image model's."""
+    """Folder with the vae, text_encoder and tokenizer of models that lack them; by default the image model's. The
+    built-in models always share their own."""
     video_frames: int = 24
     """Frames of a clip of the video model."""
     video_resolution: tuple[int, int] | None = (320, 576)
@@ -153,7 +154,7 @@ class DynamicSettings:
     weight_pixels: float = 0.1
     """Weight of the loss in decoded RGB beside that of the latents, lambda_dec."""
     weight_tv: float = 1000.0
-    """Weight of the total variation of the displacement, lambda_TV."""
+    """Weight of the total variation of the displacement, lambda_TV, the scene being a cube of side 1."""
     levels: Count = Levels(4, every=500, most=12)
     """Levels of the deformation's feature grid that are switched on."""
     learning_rate: Schedule = Milestones(1e-3, at=(8000, 9000))

@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,24 @@ def test_text_is_encoded_once_a_prompt(model):
     assert torch.equal(first.text[1], second.text[0])
     assert not torch.equal(first.text[0], first.text[1])
     assert torch.equal(first.negative[0], first.negative[1])
+
+
+def test_loading_says_nothing_and_leaves_the_libraries_as_they_were(model):
+    """In a fresh process: some of what the libraries say comes with their import."""
+    code = (
+        "import sys, warnings\n"
+        "from dream4d.priors.parts import load_parts\n"
+        "load_parts(sys.argv[1])\n"
+        "from transformers.utils import logging\n"
+        "assert logging.is_progress_bar_enabled()\n"
+        "assert 'TRANSFORMERS_VERBOSITY' not in __import__('os').environ\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)], capture_output=True, text=True, check=False,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_everything_is_frozen(model):

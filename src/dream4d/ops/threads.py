@@ -23,9 +23,10 @@ def compiled(*, fastmath: bool | set[str]) -> Callable[[Kernel], Kernel]:
     def decorate(function: Kernel) -> Kernel:
         options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy", "boundscheck": False}
         try:
-            return numba.njit(function, cache=True, **options)
+            kernel: Kernel = numba.njit(function, cache=True, **options)
         except RuntimeError:  # Numba found no folder that it may write to
-            return numba.njit(function, **options)
+            kernel = numba.njit(function, **options)
+        return kernel
 
     return decorate
 

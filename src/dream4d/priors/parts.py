@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +135,44 @@ def load_parts(
 
     Raises ValueError where a part is missing, has only pickled weights, or belongs to another kind of model.
     """
+    with quiet_libraries():
+        return _load_parts(folder, base, unet=unet, kind=kind, device=device, dtype=dtype, text=text, chunk=chunk)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No bars, notices or warnings of diffusers and transformers, whose advice is for those who wrote the program;
+    errors are raised as ever. Importing them belongs inside, since that talks too."""
+    hub = {name: os.environ.get(name) for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")}
+    os.environ.update(dict.fromkeys(hub, "error"))
+    libraries: list[tuple[Any, int, bool]] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from diffusers.utils import logging as of_diffusers
+            from transformers.utils import logging as of_transformers
+
+            for library in (of_diffusers, of_transformers):
+                libraries.append((library, library.get_verbosity(), library.is_progress_bar_enabled()))
+                library.set_verbosity_error()
+                library.disable_progress_bar()
+            yield
+    finally:
+        for name, value in hub.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        for library, verbosity, bars in libraries:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
+
+
+def _load_parts(
+    folder: str | Path, base: str | Path | None, *, unet: str, kind: str, device: torch.device | str,
+    dtype: torch.dtype, text: bool, chunk: int | None,
+) -> Parts:
     import diffusers
     import transformers
 

@@ -1,11 +1,12 @@
 """The exact renderer of the toy world: closed-form ray and round-cone intersection, baked studio light.
 
-`draw` is plain torch, gives everything, and runs anywhere; `draw_rgba` gives colour alone and uses one Triton kernel on
-NVIDIA GPUs, where the priors are trained.
+`draw` is plain torch, gives everything, and runs anywhere; `draw_rgba` gives colour alone, by one Triton kernel on
+NVIDIA GPUs, where the priors are trained, and by a Numba kernel on CPUs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from dream4d.toyworld.world import Primitives, Toys, build, world_from_rest
 LIGHT = (0.53, 0.33, 0.78)  # toward the key light, fixed in the world so that light is part of a toy's colour
 AMBIENT, KEY = 0.52, 0.56
 _FAR = 1e9
+_CHUNK = 2**14  # rays at a time, which stay in the cache
 
 
 @dataclass(frozen=True)
@@ -47,26 +49,25 @@ def draw(toys: Toys, time: Tensor, cameras: Cameras, size: int, *, samples: int 
     for everything else."""
     primitives = build(toys, time)
     rays = cameras.rays(size * samples, size * samples)
-    hit = _trace(primitives, rays)
-    rgb, alpha = _shade(primitives, hit)
-    rgba = torch.cat([rgb * alpha[..., None], alpha[..., None]], -1)
+    distance, slot = _trace(primitives, rays)
+    mask = slot >= 0
+    hit = mask.nonzero()[:, 0], slot[mask]
+    at = rays.origins[mask] + distance[mask][:, None] * rays.directions[mask]
+    point = _affine(primitives.to_cone[hit], at)
+    rgb = _shade(primitives, hit, point)
+    rgba, rest = rgb.new_zeros(*mask.shape, 4), rgb.new_zeros(*mask.shape, 3)
+    rgba[mask] = torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=-1)
+    rest[mask] = _affine(primitives.rest[hit], point)
+    bone = torch.full_like(slot, -1)
+    bone[mask] = primitives.bone[hit]
     if samples > 1:
         rgba = torch.nn.functional.avg_pool2d(rgba.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
-        first = slice(None, None, samples)
-        hit = _Hit(*(getattr(hit, name)[:, first, first] for name in hit.__dataclass_fields__))
-    mask = hit.slot >= 0
-    slot = hit.slot.clamp(min=0)
-    batch = torch.arange(len(toys), device=slot.device)[:, None, None].expand_as(slot)
-    rest = _affine(primitives.rest[batch, slot], hit.point)
-    zero = torch.zeros((), device=slot.device)
-    return Picture(
-        rgba=rgba, mask=mask, depth=torch.where(mask, hit.distance, zero), rest=torch.where(mask[..., None], rest, zero),
-        bone=torch.where(mask, primitives.bone[batch, slot], -1), slot=hit.slot,
-    )  # fmt: skip
+    depth = torch.where(mask, distance, 0.0)
+    return Picture(rgba, *(value[:, ::samples, ::samples] for value in (mask, depth, rest, bone, slot)))
 
 
 def surface_motion(toys: Toys, picture: Picture, time: Tensor) -> Tensor:
-    """The true backward displacement of the seen surface, [b, h, w, 3]: its place at time 0 minus its place at `time`."""
+    """The true backward displacement of the seen surface, [b, h, w, 3]: its place at time 0 minus that at `time`."""
     flat, bone = picture.rest.flatten(1, 2), picture.bone.clamp(min=0).flatten(1, 2)
     start = world_from_rest(toys, torch.zeros_like(time), flat, bone)
     now = world_from_rest(toys, time, flat, bone)
@@ -79,86 +80,90 @@ def draw_rgba(toys: Toys, time: Tensor, cameras: Cameras, size: int, *, samples:
         from dream4d.toyworld import draw_triton
 
         return draw_triton.draw_rgba(build(toys, time), cameras, size, samples)
+    if toys.kind.device.type == "cpu":
+        from dream4d.toyworld import draw_cpu
+
+        return draw_cpu.draw_rgba(build(toys, time), cameras, size, samples)
     return draw(toys, time, cameras, size, samples=samples).rgba
-
-
-@dataclass(frozen=True)
-class _Hit:
-    distance: Tensor  # [b, h, w]
-    slot: Tensor  # [b, h, w], -1: nothing
-    point: Tensor  # [b, h, w, 3] in the cone's space
-    normal: Tensor  # [b, h, w, 3] in the cone's space, outward, not unit
 
 
 def _affine(matrix: Tensor, points: Tensor) -> Tensor:
     return (matrix[..., :3] @ points[..., None])[..., 0] + matrix[..., 3]
 
 
-def _trace(primitives: Primitives, rays: Rays) -> _Hit:
-    shape = rays.origins.shape[:-1]
-    distance = torch.full(shape, _FAR, device=rays.origins.device)
-    slot = torch.full(shape, -1, dtype=torch.long, device=distance.device)
-    point, normal = torch.zeros_like(rays.origins), torch.zeros_like(rays.origins)
-    for p in range(primitives.height.shape[1]):
-        linear = primitives.to_cone[:, p, None, None, :, :3]
-        origin = _affine(primitives.to_cone[:, p, None, None], rays.origins)
-        direction = (linear @ rays.directions[..., None])[..., 0]
-        ra, rb = (primitives.radii[:, p, i, None, None] for i in range(2))
-        height = primitives.height[:, p, None, None]
-        t, z, lateral, lean = _round_cone(origin, direction, height, ra, rb)
-        nearer = (t < distance) & (ra > 0)
-        at = origin + t[..., None] * direction
-        axial = torch.stack([at[..., 0], at[..., 1], torch.where(lateral, lean, at[..., 2] - z)], -1)
-        distance = torch.where(nearer, t, distance)
-        slot = torch.where(nearer, p, slot)
-        point = torch.where(nearer[..., None], at, point)
-        normal = torch.where(nearer[..., None], axial, normal)
-    return _Hit(distance, slot, point, normal)
+def _trace(primitives: Primitives, rays: Rays) -> tuple[Tensor, Tensor]:
+    """Distance (`_FAR` for nothing) and slot (-1) of what each ray meets first, both [b, h, w]."""
+    nearest = -(rays.origins * rays.directions).sum(-1)  # to the point that is nearest to the world's origin
+    start = rays.origins + nearest[..., None] * rays.directions  # float32 resolves thin cones from there
+    origins, directions = start.flatten(1, 2), rays.directions.flatten(1, 2)
+    parts = [
+        _trace_toy(primitives[i], origins[i, first : first + _CHUNK], directions[i, first : first + _CHUNK])
+        for i in range(len(origins))
+        for first in range(0, origins.shape[1], _CHUNK)
+    ]
+    distance, slot = (torch.cat(part).reshape(nearest.shape) for part in zip(*parts, strict=True))
+    return torch.where(slot >= 0, nearest + distance, _FAR), slot
 
 
-def _round_cone(o: Tensor, d: Tensor, height: Tensor, ra: Tensor, rb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """First hit of rays o + t d (d of any length) with the round cone from (0, 0, 0) to (0, 0, height).
-
-    Returns t (`_FAR` for none), the height of the ball's centre that was hit, whether the side was hit instead, and
-    there the z of the normal whose xy are the point's.
-    """
-    dd = (d * d).sum(-1)
-    t, z = torch.full_like(dd, _FAR), torch.zeros_like(dd)
-    for centre, radius in ((torch.zeros_like(height), ra), (height, rb)):
-        oz = o[..., 2] - centre
-        half = (o[..., :2] * d[..., :2]).sum(-1) + oz * d[..., 2]
-        c = (o[..., :2] ** 2).sum(-1) + oz**2 - radius**2
-        root = half**2 - dd * c
-        ball = torch.where(root > 0, (-half - root.clamp(min=0).sqrt()) / dd, _FAR)
-        z = torch.where(ball < t, centre.expand_as(z), z)
-        t = torch.minimum(t, ball)
-    slope = (ra - rb) / height.clamp(min=1e-6)  # b of the tangent line a rho + b z = ra
-    a2 = (1 - slope**2).clamp(min=1e-6)
-    r0 = ra - slope * o[..., 2]
-    qa = a2 * (d[..., :2] ** 2).sum(-1) - (slope * d[..., 2]) ** 2
-    qh = a2 * (o[..., :2] * d[..., :2]).sum(-1) + r0 * slope * d[..., 2]
-    qc = a2 * (o[..., :2] ** 2).sum(-1) - r0**2
-    root = qh**2 - qa * qc
-    safe = torch.where(qa.abs() < 1e-9, 1e-9, qa)
-    side = (-qh - root.clamp(min=0).sqrt()) / safe
-    at = o + side[..., None] * d
-    rho, a = at[..., :2].norm(dim=-1), a2.sqrt()
-    along = a * at[..., 2] - slope * rho
-    valid = (root > 0) & (along > 0) & (along < a * height) & (ra - slope * at[..., 2] > 0) & (height > 1e-6)
-    lateral = valid & (slope.abs() < 1) & (side < t)
-    return torch.where(lateral, side, t), z, lateral, slope / a * rho
+def _trace_toy(toy: Primitives, start: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance from `start` and slot for rays [n, 3]; `toy` has no batch."""
+    (x, y, z), (dx, dy, dz) = start.T.contiguous(), directions.T.contiguous()
+    distance = torch.full_like(x, _FAR)
+    slot = torch.full_like(x, -1, dtype=torch.long)
+    cones = zip(toy.to_cone.tolist(), toy.height.tolist(), toy.radii.tolist(), strict=True)
+    for p, (to_cone, height, (ra, rb)) in enumerate(cones):
+        if ra > 0:
+            origin = [a * x + b * y + c * z + shift for a, b, c, shift in to_cone]
+            direction = [a * dx + b * dy + c * dz for a, b, c, _ in to_cone]
+            t = _round_cone(origin, direction, height, ra, rb)
+            slot = torch.where(t < distance, p, slot)
+            distance = torch.minimum(t, distance)
+    return distance, slot
 
 
-def _shade(primitives: Primitives, hit: _Hit) -> tuple[Tensor, Tensor]:
-    """Colour [b, h, w, 3] and coverage [b, h, w] of hits."""
-    mask, slot = hit.slot >= 0, hit.slot.clamp(min=0)
-    batch = torch.arange(len(slot), device=slot.device)[:, None, None].expand_as(slot)
-    linear = primitives.to_cone[batch, slot][..., :3]
-    normal = torch.nn.functional.normalize((linear.transpose(-1, -2) @ hit.normal[..., None])[..., 0], dim=-1)
-    rest_z = (primitives.rest[batch, slot][..., 2, :3] * hit.point).sum(-1) + primitives.rest[batch, slot][..., 2, 3]
-    strength, frequency, phase = primitives.stripes[batch, slot].unbind(-1)
+def _round_cone(origin: list[Tensor], direction: list[Tensor], height: float, ra: float, rb: float) -> Tensor:
+    """The least t where origin + t direction (x, y and z of each; of any length) meets the round cone from (0, 0, 0)
+    to (0, 0, height); `_FAR` for nowhere."""
+    (ox, oy, oz), (dx, dy, dz) = origin, direction
+    oo, od, dd = ox * ox + oy * oy, ox * dx + oy * dy, dx * dx + dy * dy
+    whole = dd + dz * dz
+    t = torch.full_like(whole, _FAR)
+    for z, radius in ((oz, ra), (oz - height, rb)):
+        half = od + z * dz
+        root = half**2 - whole * (oo + z * z - radius**2)
+        t = torch.minimum(t, torch.where(root > 0, (-half - _sqrt(root)) / whole, _FAR))
+    slope = (ra - rb) / max(height, 1e-6)  # the side is a rho + slope z = ra, and a^2 + slope^2 = 1
+    if height < 1e-6 or abs(slope) >= 1:  # one ball holds the other
+        return t
+    a = math.sqrt(1 - slope**2)
+    r0 = ra - slope * oz
+    qa = a**2 * dd - (slope * dz) ** 2
+    qh = a**2 * od + r0 * slope * dz
+    root = qh**2 - qa * (a**2 * oo - r0**2)
+    side = (-qh - _sqrt(root)) / torch.where(qa.abs() < 1e-9, 1e-9, qa)
+    z = oz + side * dz
+    along = a * z - slope * torch.hypot(ox + side * dx, oy + side * dy)
+    valid = (root > 0) & (along > 0) & (along < a * height) & (ra - slope * z > 0)
+    return torch.where(valid & (side < t), side, t)
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """Of positive numbers. `torch.sqrt` shares even small tensors among threads and waits long on a busy machine."""
+    return x * x.rsqrt()
+
+
+def _shade(primitives: Primitives, hit: tuple[Tensor, Tensor], point: Tensor) -> Tensor:
+    """Colour [n, 3] of points [n, 3] in the space of the cones that they are on; `hit`: toy and slot of each."""
+    ra, rb = primitives.radii[hit].unbind(-1)
+    height = primitives.height[hit]
+    slope = (ra - rb) / height.clamp(min=1e-6)
+    lean = slope * point[:, :2].norm(dim=-1) / (1 - slope**2).clamp(min=1e-6).sqrt()
+    foot = (point[:, 2] - lean).clamp(min=0).minimum(height)  # of the normal, on the axis
+    normal = torch.cat([point[:, :2], (point[:, 2] - foot)[:, None]], dim=-1)
+    normal = (primitives.to_cone[hit][..., :3].mT @ normal[..., None])[..., 0]
+    wrap = (0.5 + 0.5 * torch.nn.functional.normalize(normal, dim=-1) @ normal.new_tensor(LIGHT)).clamp(0, 1)
+    strength, frequency, phase = primitives.stripes[hit].unbind(-1)
+    rest_z = _affine(primitives.rest[hit], point)[:, 2]
     stripe = 1 - strength * (0.5 + 0.5 * torch.sin(frequency * rest_z + phase)) ** 2
-    wrap = (0.5 + 0.5 * (normal * normal.new_tensor(LIGHT)).sum(-1)).clamp(0, 1)
     light = AMBIENT + KEY * wrap**1.5
-    rgb = (primitives.colour[batch, slot] * (stripe * light)[..., None]).clamp(0, 1)
-    return rgb, mask.to(rgb.dtype)
+    return (primitives.colour[hit] * (stripe * light)[:, None]).clamp(0, 1)

@@ -1,125 +1,130 @@
-"""`draw.draw_rgba` as one Triton kernel: a program a block of pixels of a picture, every cone tried in registers."""
+"""`draw.draw_rgba` as one Triton kernel: a program a tile of a picture, every cone that meets it tried in registers."""
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dream4d.cameras import Cameras
-from dream4d.toyworld.draw import AMBIENT, KEY, LIGHT
+from dream4d.toyworld.draw import AMBIENT, KEY
+from dream4d.toyworld.draw_pack import CONE, VIEW, pack
 from dream4d.toyworld.world import Primitives
 
-_NUMBERS = 28  # a cone
-_BLOCK = 128
+_TILE = 8  # pixels, in both directions
 
 
 def draw_rgba(primitives: Primitives, cameras: Cameras, size: int, samples: int) -> Tensor:
     """As `draw.draw_rgba`."""
+    cones, views = pack(primitives, cameras)
     batch, slots = primitives.height.shape
-    packed = torch.cat([
-        primitives.to_cone.flatten(2), primitives.height[..., None], primitives.radii, primitives.colour,
-        primitives.stripes, primitives.rest[..., 2, :],
-        primitives.height.new_zeros(batch, slots, _NUMBERS - 25),
-    ], dim=-1).contiguous()  # fmt: skip
-    tan = torch.tan(torch.deg2rad(cameras.fov_y) / 2)
-    camera = torch.cat([cameras.camera_to_world[:, :3].flatten(1), tan[:, None]], dim=1).float().contiguous()
-    out = packed.new_empty(batch, size, size, 4)
-    grid = (batch, triton.cdiv(size * size, _BLOCK))
-    _kernel[grid](packed, camera, out, slots, size, *LIGHT, AMBIENT, KEY, SAMPLES=samples, BLOCK=_BLOCK, NUMBERS=_NUMBERS)
+    out = cones.new_empty(batch, size, size, 4)
+    if batch == 0:
+        return out
+    tiles = triton.cdiv(size, _TILE)
+    _kernel[(batch, tiles * tiles)](
+        cones, views, out, slots, size, tiles, AMBIENT, KEY,
+        SAMPLES=samples, RAYS=triton.next_power_of_2(samples**2), TILE=_TILE, CONE=CONE, VIEW=VIEW,
+    )  # fmt: skip
     return out
 
 
-@triton.jit
-def _kernel(
-    packed, camera, out, slots, size, lx, ly, lz, ambient, key,
-    SAMPLES: tl.constexpr, BLOCK: tl.constexpr, NUMBERS: tl.constexpr,
+@triton.jit  # type: ignore[untyped-decorator]
+def _kernel(  # type: ignore[no-untyped-def]
+    cones, views, out, slots, size, tiles, ambient, key,
+    SAMPLES: tl.constexpr, RAYS: tl.constexpr, TILE: tl.constexpr, CONE: tl.constexpr, VIEW: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     image = tl.program_id(0).to(tl.int64)
-    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size * size
-    row, column = pixel // size, pixel % size
-    c = camera + image * 13
-    m00, m01, m02, px = tl.load(c), tl.load(c + 1), tl.load(c + 2), tl.load(c + 3)
-    m10, m11, m12, py = tl.load(c + 4), tl.load(c + 5), tl.load(c + 6), tl.load(c + 7)
-    m20, m21, m22, pz = tl.load(c + 8), tl.load(c + 9), tl.load(c + 10), tl.load(c + 11)
-    tan = tl.load(c + 12)
-    red = tl.zeros([BLOCK], tl.float32)
-    green = tl.zeros([BLOCK], tl.float32)
-    blue = tl.zeros([BLOCK], tl.float32)
-    cover = tl.zeros([BLOCK], tl.float32)
-    for sample in tl.static_range(SAMPLES * SAMPLES):
-        v = 1.0 - (row + (sample // SAMPLES + 0.5) / SAMPLES) * 2.0 / size
-        u = (column + (sample % SAMPLES + 0.5) / SAMPLES) * 2.0 / size - 1.0
-        u, v = u * tan, v * tan
-        dx, dy, dz = m00 * u + m01 * v - m02, m10 * u + m11 * v - m12, m20 * u + m21 * v - m22
-        unit = 1.0 / tl.sqrt(dx * dx + dy * dy + dz * dz)
-        dx, dy, dz = dx * unit, dy * unit, dz * unit
-        nearest = tl.full([BLOCK], 1e9, tl.float32)
-        r = tl.zeros([BLOCK], tl.float32)
-        g = tl.zeros([BLOCK], tl.float32)
-        b = tl.zeros([BLOCK], tl.float32)
-        for p in range(slots):
-            q = packed + (image * slots + p) * NUMBERS
-            a00, a01, a02, a03 = tl.load(q), tl.load(q + 1), tl.load(q + 2), tl.load(q + 3)
-            a10, a11, a12, a13 = tl.load(q + 4), tl.load(q + 5), tl.load(q + 6), tl.load(q + 7)
-            a20, a21, a22, a23 = tl.load(q + 8), tl.load(q + 9), tl.load(q + 10), tl.load(q + 11)
-            height, ra, rb = tl.load(q + 12), tl.load(q + 13), tl.load(q + 14)
-            ox = a00 * px + a01 * py + a02 * pz + a03
-            oy = a10 * px + a11 * py + a12 * pz + a13
-            oz = a20 * px + a21 * py + a22 * pz + a23
-            ex, ey, ez = a00 * dx + a01 * dy + a02 * dz, a10 * dx + a11 * dy + a12 * dz, a20 * dx + a21 * dy + a22 * dz
-            dd = ex * ex + ey * ey + ez * ez
-            oo = ox * ox + oy * oy
-            od = ox * ex + oy * ey
+    top, left = tl.program_id(1) // tiles * TILE, tl.program_id(1) % tiles * TILE
+    pixel = tl.arange(0, TILE * TILE)
+    row, column = top + pixel // TILE, left + pixel % TILE
+    ray = tl.arange(0, RAYS)
+    step = 2.0 / size
+    u = (column[:, None] + (ray % SAMPLES + 0.5)[None, :] / SAMPLES) * step - 1.0
+    v = 1.0 - (row[:, None] + (ray // SAMPLES + 0.5)[None, :] / SAMPLES) * step
 
-            half = od + oz * ez
-            root = half * half - dd * (oo + oz * oz - ra * ra)
-            t = tl.where(root > 0, (-half - tl.sqrt(tl.maximum(root, 0.0))) / dd, 1e9)
-            centre = tl.zeros([BLOCK], tl.float32)
-            hz = oz - height
-            half = od + hz * ez
-            root = half * half - dd * (oo + hz * hz - rb * rb)
-            other = tl.where(root > 0, (-half - tl.sqrt(tl.maximum(root, 0.0))) / dd, 1e9)
-            centre = tl.where(other < t, height, centre)
-            t = tl.minimum(t, other)
+    # d: the ray's unit direction; b: its point nearest to the world's origin, from there; both in camera axes
+    view = views + image * VIEW
+    tan, wx, wy, wz = tl.load(view), tl.load(view + 1), tl.load(view + 2), tl.load(view + 3)
+    dz = -1.0 / tl.sqrt((u * u + v * v) * (tan * tan) + 1.0)
+    dx, dy = -u * tan * dz, -v * tan * dz
+    t0 = wx * dx + wy * dy + wz * dz
+    bx, by, bz = t0 * dx - wx, t0 * dy - wy, t0 * dz - wz
 
-            slope = (ra - rb) / tl.maximum(height, 1e-6)
-            a2 = tl.maximum(1 - slope * slope, 1e-6)
-            a = tl.sqrt(a2)
-            r0 = ra - slope * oz
-            qa = a2 * (ex * ex + ey * ey) - slope * ez * slope * ez
-            qh = a2 * od + r0 * slope * ez
-            root = qh * qh - qa * (a2 * oo - r0 * r0)
-            side = (-qh - tl.sqrt(tl.maximum(root, 0.0))) / tl.where(tl.abs(qa) < 1e-9, 1e-9, qa)
-            sx, sy, sz = ox + side * ex, oy + side * ey, oz + side * ez
-            rho = tl.sqrt(sx * sx + sy * sy)
-            along = a * sz - slope * rho
-            valid = (root > 0) & (along > 0) & (along < a * height) & (ra - slope * sz > 0)
-            lateral = valid & (height > 1e-6) & (tl.abs(slope) < 1) & (side < t)
-            t = tl.where(lateral, side, t)
-            nearer = (t < nearest) & (ra > 0)
+    nearest = tl.full([TILE * TILE, RAYS], 1e9, tl.float32)
+    slot = tl.full([TILE * TILE, RAYS], -1, tl.int32)
+    table = cones + image * slots * CONE
+    for p in range(slots):
+        q = table + p * CONE
+        across = (tl.load(q + 28) <= (left + TILE) * step - 1.0) & (tl.load(q + 29) >= left * step - 1.0)
+        if across & (tl.load(q + 30) <= 1.0 - top * step) & (tl.load(q + 31) >= 1.0 - (top + TILE) * step):
+            t = _first_hit(q, dx, dy, dz, bx, by, bz)
+            slot = tl.where(t < nearest, p, slot)
+            nearest = tl.minimum(t, nearest)
 
-            hx, hy, hz = ox + t * ex, oy + t * ey, oz + t * ez
-            nz = tl.where(lateral, slope / a * rho, hz - centre)
-            wx, wy, wz = a00 * hx + a10 * hy + a20 * nz, a01 * hx + a11 * hy + a21 * nz, a02 * hx + a12 * hy + a22 * nz
-            shade = (wx * lx + wy * ly + wz * lz) / tl.sqrt(wx * wx + wy * wy + wz * wz + 1e-20)
-            wrap = tl.minimum(tl.maximum(0.5 + 0.5 * shade, 0.0), 1.0)
-            rest_z = tl.load(q + 21) * hx + tl.load(q + 22) * hy + tl.load(q + 23) * hz + tl.load(q + 24)
-            wave = 0.5 + 0.5 * tl.sin(tl.load(q + 19) * rest_z + tl.load(q + 20))
-            light = (1 - tl.load(q + 18) * wave * wave) * (ambient + key * wrap * tl.sqrt(wrap))
-            nearest = tl.where(nearer, t, nearest)
-            r = tl.where(nearer, tl.minimum(tl.load(q + 15) * light, 1.0), r)
-            g = tl.where(nearer, tl.minimum(tl.load(q + 16) * light, 1.0), g)
-            b = tl.where(nearer, tl.minimum(tl.load(q + 17) * light, 1.0), b)
-        red += r
-        green += g
-        blue += b
-        cover += tl.where(nearest < 1e8, 1.0, 0.0)
-    o = out + (image * size * size + pixel) * 4
+    hit = (slot >= 0) & (ray < SAMPLES * SAMPLES)[None, :]
+    cone = table + tl.maximum(slot, 0) * CONE
+    t = tl.where(hit, nearest, 0.0)
+    light, red, green, blue = _shade(cone, bx + t * dx, by + t * dy, bz + t * dz, view, ambient, key)
     scale = 1.0 / (SAMPLES * SAMPLES)
-    tl.store(o, red * scale, mask=inside)
-    tl.store(o + 1, green * scale, mask=inside)
-    tl.store(o + 2, blue * scale, mask=inside)
-    tl.store(o + 3, cover * scale, mask=inside)
+    o = out + (image * size * size + row * size + column) * 4
+    inside = (row < size) & (column < size)
+    tl.store(o, tl.sum(tl.where(hit, tl.minimum(red * light, 1.0), 0.0), 1) * scale, mask=inside)
+    tl.store(o + 1, tl.sum(tl.where(hit, tl.minimum(green * light, 1.0), 0.0), 1) * scale, mask=inside)
+    tl.store(o + 2, tl.sum(tl.where(hit, tl.minimum(blue * light, 1.0), 0.0), 1) * scale, mask=inside)
+    tl.store(o + 3, tl.sum(tl.where(hit, 1.0, 0.0), 1) * scale, mask=inside)
+
+
+@triton.jit
+def _first_hit(q, dx, dy, dz, bx, by, bz):  # type: ignore[no-untyped-def]
+    """As `draw._round_cone`, for the rays b + t d and the cone at `q`."""
+    l0, l1, l2 = tl.load(q), tl.load(q + 1), tl.load(q + 2)
+    l3, l4, l5 = tl.load(q + 3), tl.load(q + 4), tl.load(q + 5)
+    l6, l7, l8 = tl.load(q + 6), tl.load(q + 7), tl.load(q + 8)
+    ox = l0 * bx + l1 * by + l2 * bz + tl.load(q + 9)
+    oy = l3 * bx + l4 * by + l5 * bz + tl.load(q + 10)
+    oz = l6 * bx + l7 * by + l8 * bz + tl.load(q + 11)
+    ex, ey, ez = l0 * dx + l1 * dy + l2 * dz, l3 * dx + l4 * dy + l5 * dz, l6 * dx + l7 * dy + l8 * dz
+    height, ra, rb = tl.load(q + 12), tl.load(q + 13), tl.load(q + 14)
+    slope, cosine2, length = tl.load(q + 15), tl.load(q + 16), tl.load(q + 17)
+    oo, od, dd = ox * ox + oy * oy, ox * ex + oy * ey, ex * ex + ey * ey
+
+    whole = dd + ez * ez
+    half = od + oz * ez
+    root = half * half - whole * (oo + oz * oz - ra * ra)
+    t = tl.where(root > 0, (-half - tl.sqrt(tl.maximum(root, 0.0))) / whole, 1e9)
+    hz = oz - height
+    half = od + hz * ez
+    root = half * half - whole * (oo + hz * hz - rb * rb)
+    t = tl.minimum(t, tl.where(root > 0, (-half - tl.sqrt(tl.maximum(root, 0.0))) / whole, 1e9))
+
+    r0 = ra - slope * oz
+    qa = cosine2 * dd - slope * ez * slope * ez
+    qh = cosine2 * od + r0 * slope * ez
+    root = qh * qh - qa * (cosine2 * oo - r0 * r0)
+    side = (-qh - tl.sqrt(tl.maximum(root, 0.0))) / tl.where(tl.abs(qa) < 1e-9, 1e-9, qa)
+    sx, sy, sz = ox + side * ex, oy + side * ey, oz + side * ez
+    along = tl.sqrt(cosine2) * sz - slope * tl.sqrt(sx * sx + sy * sy)
+    valid = (root > 0) & (along > 0) & (along < length) & (ra - slope * sz > 0)
+    return tl.where(valid & (side < t), side, t)
+
+
+@triton.jit
+def _shade(q, x, y, z, view, ambient, key):  # type: ignore[no-untyped-def]
+    """Light and the colour that it falls on, at points from the world's origin (camera axes), on the cones at `q`."""
+    l0, l1, l2 = tl.load(q), tl.load(q + 1), tl.load(q + 2)
+    l3, l4, l5 = tl.load(q + 3), tl.load(q + 4), tl.load(q + 5)
+    l6, l7, l8 = tl.load(q + 6), tl.load(q + 7), tl.load(q + 8)
+    hx = l0 * x + l1 * y + l2 * z + tl.load(q + 9)
+    hy = l3 * x + l4 * y + l5 * z + tl.load(q + 10)
+    hz = l6 * x + l7 * y + l8 * z + tl.load(q + 11)
+    lean = tl.load(q + 15) * tl.sqrt((hx * hx + hy * hy) / tl.load(q + 16))
+    nz = hz - tl.minimum(tl.maximum(hz - lean, 0.0), tl.load(q + 12))
+    nx, ny, nz = l0 * hx + l3 * hy + l6 * nz, l1 * hx + l4 * hy + l7 * nz, l2 * hx + l5 * hy + l8 * nz
+    toward = nx * tl.load(view + 4) + ny * tl.load(view + 5) + nz * tl.load(view + 6)
+    wrap = 0.5 + 0.5 * toward / tl.sqrt(nx * nx + ny * ny + nz * nz + 1e-20)
+    wrap = tl.minimum(tl.maximum(wrap, 0.0), 1.0)
+    rest_z = tl.load(q + 24) * hx + tl.load(q + 25) * hy + tl.load(q + 26) * hz + tl.load(q + 27)
+    wave = 0.5 + 0.5 * tl.sin(tl.load(q + 22) * rest_z + tl.load(q + 23))
+    light = (1.0 - tl.load(q + 21) * wave * wave) * (ambient + key * wrap * tl.sqrt(wrap))
+    return light, tl.load(q + 18), tl.load(q + 19), tl.load(q + 20)

@@ -19,7 +19,8 @@ PROPS = {
 }
 MOTIONS = ("jumping", "waving", "nodding", "walking", "dancing", "clapping", "bowing")
 VIEWS = ("front view", "side view", "back view", "overhead view")
-_FUNCTION_WORDS = {"a", "an", "the", "is", "and", "with", "on", "of", "wearing", "holding", "riding"}
+_ANY_KIND = "toy"
+_FUNCTION_WORDS = ("a", "an", "the", "is", "and", "with", "on", "of", "wearing", "holding", "riding", _ANY_KIND)
 _NO_PROP = "nothing"
 
 
@@ -35,7 +36,7 @@ class Combination:
 
 def sentence(combination: Combination) -> str:
     """The canonical sentence of a combination, as the priors were trained on it."""
-    words = ["a", combination.colour, combination.kind, PROPS.get(combination.prop or _NO_PROP)]
+    words = ["a", combination.colour, combination.kind or _ANY_KIND, PROPS.get(combination.prop or _NO_PROP)]
     motion = ["is", combination.motion] if combination.motion else []
     return " ".join(word for word in [*words, *motion] if word)
 
@@ -56,9 +57,15 @@ def known_words() -> dict[str, list[str]]:
     return {"kinds": [*KINDS], "colours": [*COLOURS], "props": [*PROPS.values()], "motions": [*MOTIONS]}
 
 
+def every_word() -> list[str]:
+    """All words that the built-in priors' tokenizer has as one token, each once."""
+    phrases = (*_FUNCTION_WORDS, *KINDS, *COLOURS, *PROPS, *MOTIONS, *VIEWS)
+    return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
+
+
 def unknown_words(text: str) -> list[str]:
     """The words of a sentence that the built-in priors never saw, in order, each once."""
-    known = _FUNCTION_WORDS | {word for phrase in (*KINDS, *COLOURS, *PROPS, *MOTIONS, *VIEWS) for word in phrase.split()}
+    known = every_word()
     return list(dict.fromkeys(word for word in _words(text) if word not in known))
 
 

@@ -18,19 +18,19 @@ from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, Combination
 PALETTE = torch.tensor([  # the colours, in the order of grammar.COLOURS
     [0.86, 0.10, 0.10], [0.98, 0.50, 0.06], [0.98, 0.86, 0.12], [0.16, 0.68, 0.20],
     [0.12, 0.30, 0.90], [0.50, 0.16, 0.72], [1.00, 0.52, 0.76], [0.96, 0.96, 0.96],
-])
+])  # fmt: skip
 BODY, LIGHT, DARK = 0, 1, 2  # materials that depend on the toy's colour; the others are fixed
 BLACK, WHITE, PINK, GOLD, RED, BROWN, SKY, MINT, TEAL = range(3, 12)
 FIXED = torch.tensor([
     [0.05, 0.05, 0.07], [0.98, 0.98, 0.98], [0.98, 0.45, 0.55], [1.00, 0.68, 0.10],
     [0.85, 0.08, 0.15], [0.50, 0.28, 0.12], [0.20, 0.75, 0.95], [0.45, 0.95, 0.75], [0.02, 0.50, 0.55],
-])
+])  # fmt: skip
 
 ROOT, TORSO, HEAD, ARM_L, ARM_R, LEG_L, LEG_R = range(7)
 PIVOTS = torch.tensor([  # the joint of each bone in the rest pose; the left of a toy is +y
     [0.0, 0.0, -0.30], [0.0, 0.0, -0.26], [0.0, 0.0, 0.04], [0.0, 0.15, -0.03], [0.0, -0.15, -0.03],
     [0.0, 0.09, -0.30], [0.0, -0.09, -0.30],
-])
+])  # fmt: skip
 _PARENT = (None, ROOT, TORSO, TORSO, TORSO, ROOT, ROOT)
 _EAR = 7  # scale group of ears and tails: the bone's own scale times another
 
@@ -52,8 +52,11 @@ class Cone:
 def _both(cone: Cone) -> list[Cone]:
     """A cone and its mirror image; limbs change to the other side's bone."""
     other = {ARM_L: ARM_R, LEG_L: LEG_R}.get(cone.bone, cone.bone)
-    flip = (lambda p: None if p is None else (p[0], -p[1], p[2]))
-    return [cone, replace(cone, bone=other, a=flip(cone.a), b=flip(cone.b))]
+
+    def flip(p: tuple[float, float, float]) -> tuple[float, float, float]:
+        return p[0], -p[1], p[2]
+
+    return [cone, replace(cone, bone=other, a=flip(cone.a), b=None if cone.b is None else flip(cone.b))]
 
 
 _EYE_Z = 0.30
@@ -145,7 +148,7 @@ def _kinds() -> dict[str, list[Cone]]:
             Cone(HEAD, GOLD, (0.23, 0, 0.20), 0.06, (0.37, 0, 0.18), 0.012, (1, 1.2, 0.8)),
             Cone(HEAD, DARK, (-0.06, 0, 0.47), 0.05, (-0.13, 0, 0.58), 0.02, (1, 0.8, 1), True),
         ],
-    }
+    }  # fmt: skip
 
 
 def _props() -> dict[str, list[Cone]]:
@@ -221,11 +224,11 @@ def make_toys(
          MOTIONS.index(c.motion or MOTIONS[0]))
         for c in combinations
     ]  # fmt: skip
-    attributes = torch.tensor(index, dtype=torch.long).reshape(-1, 4).unbind(1)
-    return Toys(*attributes, *_variation(len(index), generator, textured))
+    kind, colour, prop, moving = torch.tensor(index, dtype=torch.long).reshape(-1, 4).unbind(1)
+    return Toys(kind, colour, prop, moving, *random_variation(len(index), generator, textured))
 
 
-def _variation(n: int, generator: torch.Generator | None, textured: bool) -> tuple[Tensor, Tensor]:
+def random_variation(n: int, generator: torch.Generator | None, textured: bool) -> tuple[Tensor, Tensor]:
     spread = torch.tensor([0.0, 0.05, 0.07, 0.07, 0.07, 0.06, 0.06, 0.10])
     if generator is None:
         return torch.ones(n, 8), torch.tensor([0.3 if textured else 0.0, 30.0, 0.0]).expand(n, 3)
@@ -252,7 +255,7 @@ class Primitives:
     stripes: Tensor
     bone: Tensor
 
-    def __getitem__(self, index: Tensor | slice) -> Primitives:
+    def __getitem__(self, index: int | Tensor | slice) -> Primitives:
         return Primitives(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
@@ -310,7 +313,7 @@ def build(toys: Toys, time: Tensor) -> Primitives:
     translation = torch.gather(translation, 1, bone[..., None].expand(*bone.shape, 3))
     inverse = rotation.transpose(-1, -2)
     linear = from_rest @ inverse
-    offset = (from_rest @ (-(rotation.transpose(-1, -2) @ translation[..., None]) - rest_origin[..., None]))
+    offset = from_rest @ (-(inverse @ translation[..., None]) - rest_origin[..., None])
     strength, frequency, phase = (toys.stripes[:, None, i].expand(bone.shape) for i in range(3))
     striped = (part["material"] == BODY).float() * strength
     return Primitives(

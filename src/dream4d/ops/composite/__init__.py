@@ -22,4 +22,5 @@ def composite(density: Tensor, start: Tensor, end: Tensor, values: Tensor, ray: 
     Gradients to density and values; `start` and `end` are constants.
     """
     on_cpu = density.device.type == "cpu" and density.dtype == values.dtype == torch.float32
-    return (cpu if on_cpu else reference).composite(density, start.detach(), end.detach(), values, ray, rays)
+    path = cpu.composite if on_cpu else reference.composite
+    return path(density, start.detach(), end.detach(), values, ray, rays)

@@ -24,4 +24,4 @@ def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int
         raise ValueError(f"this layout's table is [{layout.rows}, {layout.features}], not {list(table.shape)}")
     active = layout.levels if active_levels is None else max(0, min(active_levels, layout.levels))
     on_cpu = points.device.type == "cpu" and points.dtype == table.dtype == torch.float32
-    return (cpu if on_cpu else reference).encode(points, table, layout, active)
+    return (cpu.encode if on_cpu else reference.encode)(points, table, layout, active)

@@ -24,7 +24,8 @@ BLOCK = 128  # its corners stay in the first-level cache
 
 def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int) -> Tensor:
     """As `hashgrid.encode`."""
-    return _Encode.apply(points, table, layout, active_levels)
+    features: Tensor = _Encode.apply(points, table, layout, active_levels)
+    return features
 
 
 def _levels(layout: GridLayout, active_levels: int) -> tuple[np.ndarray, ...]:

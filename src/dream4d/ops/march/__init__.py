@@ -29,4 +29,4 @@ def march(
     jitter = origins.new_zeros(len(origins)) if jitter is None else jitter
     on_cpu = origins.device.type == "cpu" and origins.dtype == directions.dtype == jitter.dtype == torch.float32
     with torch.no_grad():
-        return (cpu if on_cpu else reference).march(origins, directions, occupied, radius, step, jitter)
+        return (cpu.march if on_cpu else reference.march)(origins, directions, occupied, radius, step, jitter)

@@ -1,0 +1,29 @@
+"""Drawing from a prior, to look at what it knows: deterministic DDIM (Song et al., 2021) with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dream4d.cameras import Cameras
+from dream4d.distill import Prior, add_noise, classifier_free_guidance, remove_noise
+
+
+@torch.no_grad()
+def sample(
+    prior: Prior, prompts: Sequence[str], cameras: Cameras, shape: Sequence[int], *, generator: torch.Generator,
+    negative: str = "", steps: int = 30, scale: float = 3.0,
+) -> Tensor:
+    """Images [b, h, w, 3] or videos [b, t, h, w, 3], one a prompt; shape: of a latent, without the batch."""
+    device = prior.alpha_bar.device
+    condition = prior.condition(prompts, negative, cameras)
+    latents = torch.randn(len(prompts), *shape, generator=generator).to(device)
+    timesteps = torch.linspace(len(prior.alpha_bar) - 1, 0, steps + 1).round().long().to(device)
+    for now, after in zip(timesteps[:-1], timesteps[1:], strict=True):
+        everywhere = now.expand(len(prompts))
+        noise = classifier_free_guidance(*prior.predict_noise(latents, everywhere, condition), scale)
+        clean = remove_noise(latents, noise, prior.alpha_bar[everywhere])
+        latents = add_noise(clean, noise, prior.alpha_bar[after.expand(len(prompts))])
+    return prior.decode(latents)

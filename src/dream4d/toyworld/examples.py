@@ -1,0 +1,221 @@
+"""What the built-in priors are trained on: pictures, views and clips of random toys, and sentences that fit them.
+
+Never a held-out combination of kind, colour and prop (`grammar.held_out`). Random numbers come from a CPU generator, so
+that a seed means the same examples on every device.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dream4d.cameras import Cameras, orbit, sample_clip, sample_multiview
+from dream4d.dynamic import sample_times
+from dream4d.priors.mvdream import camera_embedding
+from dream4d.toyworld.draw import draw_rgba
+from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, VIEWS, Combination, held_out, sentence
+from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
+from dream4d.toyworld.networks import VIEWS as VIEWS_OF_A_SCENE
+from dream4d.toyworld.world import Toys, random_variation
+
+NO_COLOUR, NO_KIND, NO_PROP, NO_MOTION, NO_VIEW = len(COLOURS), len(KINDS), 0, len(MOTIONS), len(VIEWS)
+"""Indices of what a sentence does not say."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """images [n, k, 64, 64, 3] in [0, 1]: k views or frames of each toy. sentence [n]: rows of `Sentences`.
+    camera [n, k, 16] for the multi-view prior."""
+
+    images: Tensor
+    sentence: Tensor
+    camera: Tensor | None = None
+
+
+Maker = Callable[[int, torch.Generator, torch.device], Examples]
+
+
+class Sentences:
+    """Every sentence that the grammar and the view words can make, and its row number."""
+
+    _SHAPE = (len(COLOURS) + 1, len(KINDS) + 1, len(PROPS) + 1, len(MOTIONS) + 1, len(VIEWS) + 1)
+
+    def __init__(self) -> None:
+        names = ((*COLOURS, None), (*KINDS, None), (None, *PROPS), (*MOTIONS, None), (*VIEWS, None))
+        self.texts = [
+            sentence(Combination(kind, colour, prop, motion)) + (f", {view}" if view else "")
+            for colour, kind, prop, motion, view in itertools.product(*names)
+        ]
+        self.empty = len(self.texts)
+        self.texts.append("")
+
+    @classmethod
+    def row(cls, colour: Tensor, kind: Tensor, prop: Tensor, motion: Tensor, view: Tensor) -> Tensor:
+        """[n] each."""
+        row = torch.zeros_like(colour)
+        for size, index in zip(cls._SHAPE, (colour, kind, prop, motion, view), strict=True):
+            row = row * size + index
+        return row
+
+    def tokens(self, tokenizer: object) -> Tensor:
+        """[rows, tokens]"""
+        encoded = tokenizer(self.texts, padding="max_length", truncation=True, return_tensors="pt")  # type: ignore[operator]
+        ids: Tensor = encoded.input_ids
+        return ids
+
+
+def image_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
+    """As photographs are: textured, with props, from about eye height and mostly from the front; the toy rests."""
+    toys = random_toys(n, generator, textured=True)
+    frontal = torch.rand(n, generator=generator) < 0.6
+    azimuth = torch.where(
+        frontal, 35 * torch.randn(n, generator=generator), 360 * torch.rand(n, generator=generator) - 180
+    )
+    high = torch.rand(n, generator=generator) < 0.04
+    elevation = torch.where(high, _uniform(n, 61, 85, generator), _uniform(n, -2, 32, generator))
+    cameras = orbit(azimuth, elevation, *_framing(n, generator))
+    view = torch.where(torch.rand(n, generator=generator) < 0.7, _view(cameras), NO_VIEW)
+    images = _draw(toys, torch.zeros(n), cameras, background_images(n, generator), device)
+    motion = _sometimes(0.6, toys.motion, NO_MOTION, generator)
+    return Examples(images[:, None], _describe(toys, motion, view, generator))
+
+
+def multiview_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
+    """As renders of 3D assets are: plain, from four sides, without props; the sentence may name one all the same."""
+    named = random_toys(n, generator, textured=False)
+    toys = Toys(**{**vars(named), "prop": torch.zeros(n, dtype=torch.long)})
+    cameras = sample_multiview(n, generator, views=VIEWS_OF_A_SCENE)
+    images = draw_each(toys, torch.zeros(n, VIEWS_OF_A_SCENE), cameras, background_images(n, generator), device)
+    camera = camera_embedding(cameras).reshape(n, VIEWS_OF_A_SCENE, 16).to(device)
+    motion = _sometimes(0.6, named.motion, NO_MOTION, generator)
+    return Examples(images, _describe(named, motion, torch.full((n,), NO_VIEW), generator), camera)
+
+
+def video_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
+    """Clips of plain toys with props from a fixed camera, in the program's own distribution of cameras and times."""
+    toys = random_toys(n, generator, textured=False)
+    cameras = sample_clip(n, generator, azimuth=(-180.0, 180.0))
+    times = sample_times(n, FRAMES, (0.8, 1.0), generator)
+    still = torch.rand(n, generator=generator) < 0.05
+    times[still] = 0
+    images = draw_each(toys, times, cameras, background_images(n, generator), device)
+    view = torch.where(torch.rand(n, generator=generator) < 0.8, _view(cameras), NO_VIEW)
+    return Examples(images, _describe(toys, torch.where(still, NO_MOTION, toys.motion), view, generator))
+
+
+def any_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
+    """Pictures of toys at any time from anywhere, half of them textured: what the autoencoder must carry."""
+    toys = random_toys(n, generator, textured=True)
+    toys.stripes[torch.rand(n, generator=generator) < 0.5, 0] = 0
+    azimuth, elevation = 360 * torch.rand(n, generator=generator), _uniform(n, -2, 60, generator)
+    distance, fov = _framing(n, generator)
+    cameras = orbit(azimuth, elevation, distance * _uniform(n, 0.95, 1.2, generator), fov)
+    images = _draw(toys, torch.rand(n, generator=generator), cameras, background_images(n, generator), device)
+    return Examples(images[:, None], torch.zeros(n, dtype=torch.long))
+
+
+def random_toys(n: int, generator: torch.Generator, *, textured: bool, everything: bool = False) -> Toys:
+    """Toys of random attributes and proportions; a third without a prop. everything: held-out combinations too."""
+    def draw(size: int) -> Tensor:
+        return torch.randint(size, (n,), generator=generator)
+
+    kind, colour, motion = draw(len(KINDS)), draw(len(COLOURS)), draw(len(MOTIONS))
+    prop = _sometimes(0.75, 1 + draw(len(PROPS)), NO_PROP, generator)
+    if not everything:
+        while (bad := _held_out_table()[kind, colour, prop]).any():
+            prop = torch.where(bad, 1 + draw(len(PROPS)), prop)
+            colour = torch.where(bad, draw(len(COLOURS)), colour)
+    return Toys(kind, colour, prop, motion, *random_variation(n, generator, textured))
+
+
+def pool(
+    make: Maker, n: int, generator: torch.Generator, device: torch.device, chunk: int,
+    encode: Callable[[Tensor], Tensor],
+) -> Examples:
+    """`n` examples made in chunks, their images through `encode` ([m, 64, 64, 3] -> [m, ...]) and kept on `device`."""
+    parts: list[Examples] = []
+    for first in range(0, n, chunk):
+        part = make(min(chunk, n - first), generator, device)
+        encoded = encode(part.images.flatten(0, 1))
+        parts.append(Examples(encoded.reshape(*part.images.shape[:2], *encoded.shape[1:]), part.sentence, part.camera))
+    cameras = [part.camera for part in parts if part.camera is not None]
+    return Examples(
+        torch.cat([part.images for part in parts]), torch.cat([part.sentence for part in parts]).to(device),
+        torch.cat(cameras) if cameras else None,
+    )  # fmt: skip
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """[0, 1] to uint8."""
+    return (images.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+
+
+def _describe(toys: Toys, motion: Tensor, view: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows of sentences for toys; now and then one leaves out the colour or the kind."""
+    return Sentences.row(
+        _sometimes(0.96, toys.colour, NO_COLOUR, generator), _sometimes(0.96, toys.kind, NO_KIND, generator),
+        toys.prop, motion, view,
+    )  # fmt: skip
+
+
+def _held_out_table() -> Tensor:
+    table = torch.zeros(len(KINDS), len(COLOURS), len(PROPS) + 1, dtype=torch.bool)
+    for kind, colour, prop in held_out():
+        table[KINDS.index(kind), COLOURS.index(colour), 1 + list(PROPS).index(prop)] = True
+    return table
+
+
+def _draw(toys: Toys, time: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device) -> Tensor:
+    """[n, 64, 64, 3]"""
+    rgba = draw_rgba(toys.to(device), time.to(device), cameras.to(device), IMAGE_SIZE)
+    return rgba[..., :3] + (1 - rgba[..., 3:]) * backgrounds.to(device)
+
+
+def draw_each(toys: Toys, times: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device) -> Tensor:
+    """times [n, k], cameras [n] or [n k], backgrounds [n, ...] -> [n, k, 64, 64, 3]."""
+    n, k = times.shape
+    each = torch.arange(n).repeat_interleave(k)
+    if len(cameras) == n:
+        cameras = cameras[each]
+    images = _draw(toys[each], times.reshape(-1), cameras, backgrounds[each], device)
+    return images.reshape(n, k, *images.shape[1:])
+
+
+def background_images(n: int, generator: torch.Generator) -> Tensor:
+    """[n, 64, 1, 3]: pastel, of any colour, or grey; some change gently from top to bottom."""
+    colour = torch.rand(n, 2, 3, generator=generator)
+    pastel, grey = 0.55 + 0.45 * colour, colour[..., :1].expand(-1, -1, 3)
+    choice = torch.rand(n, 1, 1, generator=generator)
+    ends = torch.where(choice < 0.5, pastel, torch.where(choice < 0.75, colour, grey))
+    flat = torch.rand(n, 1, generator=generator) < 0.6
+    top, bottom = ends[:, 0], torch.where(flat, ends[:, 0], 0.6 * ends[:, 0] + 0.4 * ends[:, 1])
+    ramp = torch.linspace(0, 1, IMAGE_SIZE)[None, :, None, None]
+    return top[:, None, None] * (1 - ramp) + bottom[:, None, None] * ramp
+
+
+def _framing(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Distances and fields of view as the program's cameras have them."""
+    fov = _uniform(n, 15, 60, generator)
+    return _uniform(n, 0.8, 1.0, generator) / torch.tan(torch.deg2rad(fov) / 2), fov
+
+
+def _view(cameras: Cameras) -> Tensor:
+    """Index into VIEWS [n], as `cameras.view_words` has it."""
+    azimuth, names = cameras.azimuth.abs(), list(VIEWS)
+    view = torch.full(azimuth.shape, names.index("side view"))
+    view[azimuth <= 30] = names.index("front view")
+    view[azimuth >= 150] = names.index("back view")
+    view[cameras.elevation > 60] = names.index("overhead view")
+    return view
+
+
+def _sometimes(probability: float, values: Tensor, otherwise: int, generator: torch.Generator) -> Tensor:
+    return torch.where(torch.rand(len(values), generator=generator) < probability, values, otherwise)
+
+
+def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(n, generator=generator)

@@ -1,0 +1,185 @@
+"""The benchmark scripts on random models of a few thousand weights, so that no typo waits for a long run."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from gaussian_prior import GaussianPrior
+from PIL import Image
+from tiny_models import save_denoiser, save_image_model, unet_2d, unet_3d
+from tiny_scene import tiny_scene
+
+from dream4d import recipes, static
+from dream4d.occupancy import OccupancyGrid
+from dream4d.presets import BUILTIN
+from dream4d.schedules import Constant
+from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, Combination, evaluation_combinations, sentence
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+COMBINATION = Combination("cat", "blue", "top hat", "waving")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield
+        for name in ("builtin_quality", "steps", "report"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def quality():
+    import builtin_quality
+
+    return builtin_quality
+
+
+class Oracle:
+    """Reads what it was told is there, and a wrong prop in every second view."""
+
+    def __init__(self, quality, combination):
+        self.azimuths = torch.tensor([azimuth for _, azimuth in quality.STILLS])
+        self.combination = combination
+
+    def read(self, images):
+        assert images.shape == (48, 64, 64, 3)
+        assert images.min() >= 0
+        assert images.max() <= 1
+        c, n = self.combination, len(images)
+        prop = [None, *PROPS].index(c.prop)
+        return SimpleNamespace(
+            kind=torch.full((n,), KINDS.index(c.kind)), colour=torch.full((n,), COLOURS.index(c.colour)),
+            prop=torch.where(torch.arange(n) % 2 == 0, prop, 0), azimuth=self.azimuths - 350.0,
+        )  # fmt: skip
+
+    def read_motion(self, clips):
+        assert clips.shape == (5, 16, 64, 64, 3)
+        right = MOTIONS.index(self.combination.motion)
+        return torch.tensor([right, right, right, right + 1, right + 1])
+
+
+def test_a_score_counts_what_it_says(quality):
+    stills, clips = (torch.rand(len(shots), 64, 64, 3) for shots in (quality.STILLS, quality.CLIPS))
+    visible = torch.zeros(48, dtype=torch.long)
+    visible[:3] = quality.PROP_PIXELS
+    found = quality.score(Oracle(quality, COMBINATION), COMBINATION, stills, clips, visible)
+    assert found["kind"] == found["colour"] == found["azimuth"] == (48, 48)
+    assert found["prop"] == (2, 3)
+    assert found["clips"] == (3, 5)
+    assert found["motion"] == found["scene"] == (1, 1)
+    assert found["read"] == {"kind": "cat", "colour": "blue", "prop": "top hat", "motion": "waving"}
+    other = quality.score(
+        Oracle(quality, COMBINATION), Combination("dog", "red", "cape", "bowing"), stills, clips, visible
+    )
+    assert other["kind"] == other["colour"] == (0, 48)
+    assert other["scene"] == (0, 1)
+    assert quality.add([found, other])["kind"] == (48, 96)
+
+
+def test_an_azimuth_may_be_45_degrees_off_and_no_more(quality):
+    oracle = Oracle(quality, COMBINATION)
+    stills, clips = (torch.rand(len(shots), 64, 64, 3) for shots in (quality.STILLS, quality.CLIPS))
+    for error, right in ((44.0, 48), (-44.0, 48), (46.0, 0), (-46.0, 0), (180.0, 0)):
+        oracle.azimuths = torch.tensor([azimuth for _, azimuth in quality.STILLS]) + 350.0 + error
+        assert quality.score(oracle, COMBINATION, stills, clips, torch.zeros(48))["azimuth"] == (right, 48)
+
+
+def test_a_prop_is_asked_for_where_it_can_be_seen(quality):
+    """A cape hangs at the back; a hat is seen from all sides; nothing is never seen."""
+    shots = [(0.0, 0.0), (0.0, 180.0)]
+    front, back = quality.prop_pixels(Combination("bear", "red", "cape"), shots, "cpu").tolist()
+    assert back > 4 * front
+    assert quality.prop_pixels(Combination("bear", "red", "top hat"), shots, "cpu").min() >= quality.PROP_PIXELS
+    assert quality.prop_pixels(Combination("bear", "red", None), shots, "cpu").max() == 0
+
+
+def test_a_step_is_timed_by_its_parts(monkeypatch):
+    import steps
+
+    settings = BUILTIN.static
+    state = static.start_static(tiny_scene(), seed=0, occupancy=OccupancyGrid(8))
+    small = replace(settings, resolution=Constant(8), samples_per_ray=16, steps=2)
+    reports = static.fit_static(
+        state, image_prior=GaussianPrior(torch.tensor([0.7, 0.2, 0.9])), multiview_prior=None, prompt="", settings=small
+    )
+    original = static.render
+    with steps.stopwatches(state, static, "cpu") as spent:
+        steps.take(reports, 2)
+    assert spent.keys() == set(steps.PARTS) - {"rest"}
+    assert min(spent.values()) > 0
+    assert static.render is original
+    assert steps.memory("cpu")["peak_gib"] > 0.1
+
+
+@pytest.mark.slow
+def test_random_priors_have_the_shapes_of_the_built_in_ones(tmp_path):
+    import steps
+
+    assert not steps.has_priors(tmp_path)
+    steps.save_random_priors(tmp_path)
+    assert steps.has_priors(tmp_path)
+    numbers = tmp_path / "steps.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.recipes, "BUILTIN_PRIORS", tmp_path)
+        steps.main(["--device", "cpu", "--steps", "1", "--cases", "static_32", "--out", str(numbers)])
+    (row,) = json.loads(numbers.read_text())
+    assert row["case"] == "static_32"
+    assert row["ms"] > 0
+    assert set(row["parts_ms"]) == set(steps.PARTS)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Settings of a run of seconds, as the file of --config."""
+    priors = tmp_path / "priors"
+    save_image_model(priors / "image")
+    save_denoiser(priors / "multiview", unet_2d(multiview=True))
+    save_denoiser(priors / "video", unet_3d())
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({
+        "scene": {"log2_size": 10, "levels": 2}, "deformation": {"log2_size": 10, "levels": 2},
+        "priors": {name: str(priors / name) for name in ("image", "multiview", "video")} | {"video_frames": 2},
+        "static": {"steps": 1, "resolution": 8, "samples_per_ray": 8},
+        "dynamic": {"steps": 1, "height": 8, "width": 8, "samples_per_ray": 8, "levels": 2},
+        "output": {"size": 8, "frames": 1},
+    }))  # fmt: skip
+    return file
+
+
+@pytest.mark.slow
+def test_quality_from_runs_to_table_with_failures_in_it(quality, tiny, tmp_path, capsys, monkeypatch):
+    """The second of two runs crashes, its folder being a foreign one."""
+    first, second = evaluation_combinations(2)
+    judge = SimpleNamespace(Judge=SimpleNamespace(load=lambda folder, device: Oracle(quality, first)))
+    monkeypatch.setitem(sys.modules, "dream4d.toyworld.judge", judge)
+    monkeypatch.setattr(recipes, "OccupancyGrid", partial(OccupancyGrid, 8))
+    monkeypatch.setattr(quality, "drawing", lambda combination, shots, *_: torch.rand(len(shots), 64, 64, 3))
+    out, numbers = tmp_path / "out", tmp_path / "q.json"
+    foreign = quality.folder_of(out, second) / "letters.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("dear")
+    arguments = ["--out", str(out), "--json", str(numbers), "--scenes", "2", "--device", "cpu", "--threads", "1"]
+    arguments += ["--workers", "2", "--variations", "1"]
+    assert quality.main([*arguments, "--", "--config", str(tiny)]) == 1
+    printed = capsys.readouterr().out
+    assert f"{sentence(second)}: failed: error: " in printed
+    assert "the judge on exact drawings" in printed
+    found = json.loads(numbers.read_text())
+    assert (found["scored"], found["of"]) == (1, 2)
+    assert found["total"]["kind"] == [48, 48]
+    assert found["rows"][0]["seconds"] > 0
+    assert found["rows"][1]["status"].startswith("failed: ")
+    assert found["drawn"]["kind"][1] == 96
+    sheet = Image.open(out / f"{quality.folder_of(out, first).name}.png")
+    assert sheet.width > 8 * 64
+    assert Image.open(out / "overview.png").height > 2 * 64
+    starts = (out / "runs.jsonl").read_text()
+    assert quality.main([*arguments, "--time-limit", "0"]) == 1, "a run is missing"
+    assert (out / "runs.jsonl").read_text() == starts, "nothing was started again"
