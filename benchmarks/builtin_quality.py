@@ -271,7 +271,8 @@ def score_scene(
     pictures = photograph(scene, STILLS + CLIPS, samples_of(folder)).clamp(0, 1)
     stills, clips = pictures[: len(STILLS)], pictures[len(STILLS) :]
     grid = stills.unflatten(0, (len(TIMES), len(AZIMUTHS))).cpu()
-    write_png(folder.with_name(f"{folder.name}.png"), contact_sheet(grid, [f"{a:.0f} deg" for a in AZIMUTHS]))
+    sides, moments = [f"{azimuth:.0f} deg" for azimuth in AZIMUTHS], [f"time {time:.1f}" for time in TIMES]
+    write_png(folder.with_name(f"{folder.name}.png"), contact_sheet(grid, sides, moments))
     return score(judge, combination, stills, clips, visible), grid
 
 

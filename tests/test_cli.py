@@ -82,10 +82,10 @@ def test_preset_then_yaml_then_options(calls, tmp_path):
 
 def test_schedules_and_flags_on_the_command_line(calls):
     low_high = "0.9 to 0.1 over 9 .. 0.9"
-    assert main(["static", "a cat", "--static.timesteps_3d", low_high, "--priors.half", "--overwrite"]) == 0
+    assert main(["static", "a cat", "--static.timesteps_3d", low_high, "--priors.precision", "half", "--overwrite"]) == 0
     settings = last_settings(calls)
     assert settings.static.timesteps_3d.low == Linear(0.9, 0.1, steps=9)
-    assert settings.priors.half
+    assert settings.priors.precision == "half"
     assert calls[-1][2] == {"overwrite": True}
 
 

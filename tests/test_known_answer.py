@@ -57,8 +57,8 @@ class Drawings:
 
 def fit(scene, occupancy, drawings, *, steps, rays, grid_rate, mlp_rate, density, times, generator, levels=None):
     """Adam on what is not frozen of `scene`; the rates fall to a tenth over the second half."""
-    optimizer = adamw(scene, grid_rate=grid_rate, mlp_rate=mlp_rate)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer = adamw(scene)
+    rates = [{"grid": grid_rate, "mlp": mlp_rate}[group["kind"]] for group in optimizer.param_groups]
     for step in range(steps):
         if step % 16 == 0:
             occupancy.update(density, generator, times=times)

@@ -59,7 +59,7 @@ def files_in(folder):
 
 def test_a_run_leaves_what_it_should_and_nothing_else(finished):
     assert files_in(finished) == sorted([
-        ".lock", "config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "video.mp4",
+        ".lock", "config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4",
         "previews/static-000003.png", "previews/dynamic-000003.png",
         "checkpoints/static-000002.safetensors", "checkpoints/static-000003.safetensors",
         "checkpoints/dynamic-000002.safetensors", "checkpoints/dynamic-000003.safetensors",

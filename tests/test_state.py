@@ -3,13 +3,15 @@ import torch
 from tiny_scene import tiny_scene
 
 from dream4d.encodings import HashGrid
-from dream4d.state import StepReport, adamw
+from dream4d.state import StepReport
 from dream4d.static import start_static
 
 
 def test_grids_learn_faster_and_do_not_decay():
     scene = tiny_scene()
-    grid, mlp = adamw(scene, grid_rate=0.01, mlp_rate=0.001).param_groups
+    state = start_static(scene, seed=0)
+    state.set_learning_rates(grid=0.01, mlp=0.001)
+    grid, mlp = state.optimizer.param_groups
     expected = {p for part in scene.modules() if isinstance(part, HashGrid) for p in part.parameters()}
     assert set(grid["params"]) == expected
     assert {*grid["params"], *mlp["params"]} == set(scene.parameters())

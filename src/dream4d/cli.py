@@ -66,12 +66,13 @@ class Animate:
 
 @dataclass(frozen=True)
 class Render:
-    """Make a video of a finished scene."""
+    """Make a video or a contact sheet of a finished scene."""
 
     source: tyro.conf.Positional[Path] = _UNSET
     """Folder of a run, or a scene.safetensors."""
     out: Path | None = None
-    """The video; by default video.mp4 of the run, or the scene's name with .mp4."""
+    """The video; by default video.mp4 of the run, or the scene's name with .mp4. A name with .png gets a contact sheet
+    of eight sides and six times instead."""
     views: tuple[Literal["fixed", "orbit"], ...] = ("fixed", "orbit")
     """Cameras, side by side: three that stand still, one that goes around."""
     channels: tuple[Literal["rgb", "depth", "displacement"], ...] = ("rgb",)
@@ -140,7 +141,12 @@ def render(command: Render) -> None:
     for name in ("size", "frames", "fps", "samples_per_ray"):
         if getattr(command, name) <= 0:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(command, name)}, expected a positive number")
-    _announce(recipes.render_video(
+    if command.out is not None and command.out.suffix.lower() == ".png":
+        return _announce(recipes.render_sheet(
+            command.source, command.out, size=command.size, samples_per_ray=command.samples_per_ray,
+            device=command.device,
+        ))
+    return _announce(recipes.render_video(
         command.source, command.out, views=command.views, channels=command.channels, size=command.size,
         frames=command.frames, fps=command.fps, elevation=command.elevation,
         samples_per_ray=command.samples_per_ray, device=command.device,

@@ -29,8 +29,7 @@ def start_dynamic(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = 
     if scene.deformation is None:
         raise ValueError("the scene has no deformation field: call scene.add_deformation() before the dynamic stage")
     scene.freeze_canonical()
-    rate = _PAPER.learning_rate(0)  # `fit_dynamic` sets the rates of each step
-    return start(scene, grid_rate=rate, mlp_rate=rate, seed=seed, occupancy=occupancy)
+    return start(scene, seed=seed, occupancy=occupancy)
 
 
 def fit_dynamic(
@@ -44,8 +43,8 @@ def fit_dynamic(
     assert trained == {id(p) for p in scene.deformation.parameters()}, "only the deformation is trained"
     while (step := state.step) < settings.steps:
         scene.active_levels = settings.levels(step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = settings.learning_rate(step)
+        rate = settings.learning_rate(step)
+        state.set_learning_rates(grid=rate, mlp=rate)
         if step % settings.occupancy_every == 0:
             state.occupancy.update(scene.density, generator, times=settings.occupancy_times)
         cameras = sample_clip(

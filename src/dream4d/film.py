@@ -20,9 +20,12 @@ View = Literal["fixed", "orbit"]
 Channel = Literal["rgb", "depth", "displacement"]
 Array = NDArray[np.floating[Any]]
 
-DISTANCE, FOV_Y, ELEVATION = 3.0, 40.0, 15.0  # the paper's code evaluates from distance 3 at 40 degrees
+DISTANCE, FOV_Y, ELEVATION = 2.75, 40.0, 15.0  # what is in the ball of radius .94 fills the picture
 FIXED = (20.0, 110.0, 200.0)
 """Azimuths of the fixed views, in degrees: front, side and back, each a little turned."""
+AROUND = tuple(45.0 * i for i in range(8))
+THROUGHOUT = tuple(i / 5 for i in range(6))
+"""The sides and times of a finished scene's sheet."""
 
 
 def camera_at(azimuth: float, elevation: float = ELEVATION) -> Cameras:
@@ -54,17 +57,18 @@ def still_sheet(
     scene: Scene, occupancy: OccupancyGrid, *, times: Sequence[float], azimuths: Sequence[float], size: int,
     samples_per_ray: int,
 ) -> Array:
-    """A contact sheet: a column for each time, or for each azimuth if there is one time only."""
+    """A contact sheet of every time from every azimuth; the more of the two stand beside each other."""
     grid = np.stack([
         np.stack([
             _array(_picture(scene, camera_at(azimuth), size, time, occupancy, samples_per_ray).rgb)
-            for time in times
+            for azimuth in azimuths
         ])
-        for azimuth in azimuths
+        for time in times
     ])
-    if len(times) > 1:
-        return contact_sheet(grid, [f"time {time:.2f}" for time in times])
-    return contact_sheet(grid.swapaxes(0, 1), [f"{azimuth:.0f} deg" for azimuth in azimuths])
+    sides, moments = [f"{azimuth:.0f} deg" for azimuth in azimuths], [f"time {time:.2f}" for time in times]
+    if len(times) > len(azimuths):
+        return contact_sheet(grid.swapaxes(0, 1), moments, sides)
+    return contact_sheet(grid, sides, moments)
 
 
 def _picture(scene: Scene, camera: Cameras, size: int, time: float, occupancy: OccupancyGrid, samples: int) -> Render:

@@ -75,18 +75,26 @@ def write_video(path: str | Path, frames: ArrayLike, fps: float) -> None:
         _append_label(file)
 
 
-def contact_sheet(images: ArrayLike, labels: Sequence[str] | None = None, gap: int = 2) -> Array:
-    """Images [rows, columns, h, w, 3] as one image on white, `gap` pixels apart; `labels` stand above the columns."""
+def contact_sheet(
+    images: ArrayLike, columns: Sequence[str] | None = None, rows: Sequence[str] | None = None, *, gap: int = 2
+) -> Array:
+    """Images [rows, columns, h, w, 3] as one image on white, `gap` pixels apart; labels stand above columns and at the
+    left of rows."""
     grid = np.asarray(images)
-    rows, columns, height, width, _ = grid.shape
-    top = 0 if labels is None else 14
-    sheet = np.ones((top + rows * (height + gap) + gap, columns * (width + gap) + gap, 3))
-    for row in range(rows):
-        for column in range(columns):
-            y, x = top + gap + row * (height + gap), gap + column * (width + gap)
-            sheet[y : y + height, x : x + width] = grid[row, column]
-    if labels is not None:
-        sheet[:top] = _text_strip([(gap + i * (width + gap), label) for i, label in enumerate(labels)], top, sheet)
+    down, across, height, width, _ = grid.shape
+    top = 0 if columns is None else 14
+    left = 0 if rows is None else 8 + 6 * max(map(len, rows))
+    sheet = np.ones((top + down * (height + gap) + gap, left + across * (width + gap) + gap, 3))
+    at = {(row, column): (top + gap + row * (height + gap), left + gap + column * (width + gap))
+          for row in range(down) for column in range(across)}  # fmt: skip
+    for (row, column), (y, x) in at.items():
+        sheet[y : y + height, x : x + width] = grid[row, column]
+    if top:
+        sheet[:top] = _text([(at[0, i][1], 1, label) for i, label in enumerate(columns or ())], sheet[:top])
+    if left:
+        middles = [at[i, 0][0] + height // 2 - 6 for i in range(down)]
+        labels = [(4, y, label) for y, label in zip(middles, rows or (), strict=True)]
+        sheet[:, :left] = np.minimum(sheet[:, :left], _text(labels, sheet[:, :left]))
     return sheet
 
 
@@ -118,12 +126,13 @@ def _bytes(images: ArrayLike) -> NDArray[np.uint8]:
     return (np.clip(np.nan_to_num(np.asarray(images, dtype=np.float32)), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _text_strip(labels: list[tuple[int, str]], height: int, sheet: Array) -> Array:
+def _text(labels: list[tuple[int, int, str]], like: Array) -> Array:
+    """Labels (x, y, text) on white, of the size of `like`."""
     from PIL import Image, ImageDraw
 
-    strip = Image.new("RGB", (sheet.shape[1], height), "white")
-    for x, label in labels:
-        ImageDraw.Draw(strip).text((x, 1), label, fill="black")
+    strip = Image.new("RGB", (like.shape[1], like.shape[0]), "white")
+    for x, y, label in labels:
+        ImageDraw.Draw(strip).text((x, y), label, fill="black")
     return np.asarray(strip) / 255
 
 

@@ -48,7 +48,7 @@ class Preset:
 PAPER = Preset(
     priors=PriorSettings(
         image="models/stable-diffusion-2-1-base", multiview="models/mvdream", video="models/zeroscope_v2_576w",
-        half=True, chunk=4,
+        chunk=4,
     )
 )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dream4d.distill import Prior, VideoPrior
 from dream4d.dynamic import fit_dynamic, start_dynamic
-from dream4d.film import ELEVATION, Channel, View, film, still_sheet
+from dream4d.film import AROUND, ELEVATION, THROUGHOUT, Channel, View, film, still_sheet
 from dream4d.media import write_png, write_video
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import Preset, to_mapping
@@ -89,6 +89,18 @@ def render_video(
     )
     write_video(target, images, fps)
     return target
+
+
+def render_sheet(
+    source: str | Path, out: str | Path, *, size: int = 128, samples_per_ray: int = 256, device: str = "auto"
+) -> Path:
+    """A contact sheet of the scene of a finished run or file from eight sides, at six times if it moves."""
+    scene = Scene.load(find_scene(source)).to(pick_device(device))
+    write_png(out, still_sheet(
+        scene, settled_occupancy(scene), times=(0.0,) if scene.deformation is None else THROUGHOUT, azimuths=AROUND,
+        size=size, samples_per_ray=samples_per_ray,
+    ))
+    return Path(out)
 
 
 def find_scene(source: str | Path) -> Path:
@@ -188,7 +200,7 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
 
     def sheet() -> Any:
         return still_sheet(
-            scene, state.occupancy, times=tuple(np.linspace(0, 1, 6).tolist()), azimuths=(20.0, 110.0),
+            scene, state.occupancy, times=THROUGHOUT, azimuths=(20.0, 110.0),
             size=min(settings.output.size, 128), samples_per_ray=settings.dynamic.samples_per_ray,
         )
 
@@ -225,10 +237,13 @@ def _resume(run: Run, stage: str, state: State) -> None:
 def _video(run: Run, settings: Preset) -> Path:
     if run.video.exists():
         return run.video
-    output = settings.output
+    output, samples = settings.output, settings.static.samples_per_ray
+    render_sheet(
+        run.scene, run.sheet, size=min(output.size, 128), samples_per_ray=samples, device=settings.device
+    )
     return render_video(
-        run.scene, run.video, size=output.size, frames=output.frames, fps=output.fps,
-        samples_per_ray=settings.static.samples_per_ray, device=settings.device,
+        run.scene, run.video, size=output.size, frames=output.frames, fps=output.fps, samples_per_ray=samples,
+        device=settings.device,
     )
 
 
@@ -261,7 +276,8 @@ def _folder(priors: PriorSettings, name: str) -> Path | None:
 
 def _loading(settings: Preset, name: str, device: torch.device) -> dict[str, Any]:
     priors = settings.priors
-    dtype = torch.float16 if priors.half else torch.float32
+    half = device.type == "cuda" if priors.precision == "auto" else priors.precision == "half"
+    dtype = torch.float16 if half else torch.float32
     return {"base": _base(priors, name), "device": device, "dtype": dtype, "chunk": priors.chunk}
 
 

@@ -24,7 +24,7 @@ from dream4d.files import atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RESULTS = ("config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "video.mp4")
+_RESULTS = ("config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4")
 _FOLDERS = ("checkpoints", "previews")
 _HARMLESS = ("device",)  # a run may go on with another value of these
 
@@ -66,6 +66,10 @@ class Run:
     @property
     def scene(self) -> Path:
         return self.folder / "scene.safetensors"
+
+    @property
+    def sheet(self) -> Path:
+        return self.folder / "sheet.png"
 
     @property
     def video(self) -> Path:

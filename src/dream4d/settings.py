@@ -75,8 +75,8 @@ class PriorSettings:
     """Frames of a clip of the video model."""
     video_resolution: tuple[int, int] | None = (320, 576)
     """Height and width of its frames; what its configuration says if None."""
-    half: bool = False
-    """Load the models in fp16."""
+    precision: Literal["auto", "half", "full"] = "auto"
+    """Of the models: fp16, fp32, or what suits the device, fp16 on a GPU."""
     chunk: int | None = None
     """Images that the autoencoder takes at a time, to save memory; all if None."""
 
@@ -119,6 +119,10 @@ class StaticSettings:
     """Interval of the multi-view prior's timesteps, as fractions of their number."""
     std_rescale: float = 0.5
     """How far the guided estimate's standard deviation moves toward the unguided one's, 0 to 1."""
+    learning_rate_grid: Schedule = Constant(0.01)
+    """Learning rate of the feature grid."""
+    learning_rate_mlp: Schedule = Constant(0.001)
+    """Learning rate of the MLPs."""
     occupancy_every: int = 16
     """Steps between updates of the occupancy grid."""
 

@@ -59,6 +59,11 @@ class State:
         self.step = int(tensors["step"])
 
 
+    def set_learning_rates(self, *, grid: float, mlp: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = grid if group["kind"] == "grid" else mlp
+
+
 @dataclass(frozen=True)
 class StepReport:
     """The losses of step `step` (counted from 0) by name, unweighted scalars still on the device: `floats` waits."""
@@ -70,19 +75,16 @@ class StepReport:
         return {name: value.item() for name, value in self.losses.items()}
 
 
-def start(
-    scene: Scene, *, grid_rate: float, mlp_rate: float, seed: int, occupancy: OccupancyGrid | None = None
-) -> State:
-    """The state before the first step, for what is not frozen of the scene.
+def start(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = None) -> State:
+    """The state before the first step, for what is not frozen of the scene. Each step sets its learning rates.
 
     occupancy: a fresh grid, which moves to the scene's device; the paper's if None.
     """
     grid = (occupancy or OccupancyGrid()).to(next(scene.parameters()).device)
-    optimizer = adamw(scene, grid_rate=grid_rate, mlp_rate=mlp_rate)
-    return State(scene, grid, optimizer, torch.Generator().manual_seed(seed))
+    return State(scene, grid, adamw(scene), torch.Generator().manual_seed(seed))
 
 
-def adamw(module: nn.Module, *, grid_rate: float, mlp_rate: float) -> AdamW:
+def adamw(module: nn.Module) -> AdamW:
     """The optimiser of both stages (supplement 3) over the parameters of `module` that are not frozen.
 
     Feature grids decay no weights: a cell that no ray visits keeps its value.
@@ -90,8 +92,8 @@ def adamw(module: nn.Module, *, grid_rate: float, mlp_rate: float) -> AdamW:
     grids = {id(p) for part in module.modules() if isinstance(part, HashGrid) for p in part.parameters()}
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) in grids], "lr": grid_rate, "weight_decay": 0.0},
-        {"params": [p for p in trained if id(p) not in grids], "lr": mlp_rate, "weight_decay": 0.01},
+        {"params": [p for p in trained if id(p) in grids], "kind": "grid", "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) not in grids], "kind": "mlp", "weight_decay": 0.01},
     ]
     return AdamW([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, fused=True)
 

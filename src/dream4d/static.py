@@ -18,14 +18,12 @@ from dream4d.state import State, StepReport, start
 _PAPER = StaticSettings()
 
 
-def start_static(
-    scene: Scene, *, seed: int, grid_rate: float = 0.01, mlp_rate: float = 0.001, occupancy: OccupancyGrid | None = None
-) -> State:
+def start_static(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = None) -> State:
     """The state before the first step, of a scene on the device that it shall be trained on.
 
-    grid_rate, mlp_rate: learning rates of feature grids and of MLPs (supplement 3.1). occupancy: see `state.start`.
+    occupancy: see `state.start`.
     """
-    return start(scene, grid_rate=grid_rate, mlp_rate=mlp_rate, seed=seed, occupancy=occupancy)
+    return start(scene, seed=seed, occupancy=occupancy)
 
 
 def fit_static(
@@ -42,6 +40,7 @@ def fit_static(
     _check(settings, image_prior, multiview_prior)
     scene, generator = state.scene, state.generator
     while (step := state.step) < settings.steps:
+        state.set_learning_rates(grid=settings.learning_rate_grid(step), mlp=settings.learning_rate_mlp(step))
         if step % settings.occupancy_every == 0:
             state.occupancy.update(scene.canonical.density, generator)
         cameras = sample_multiview(

@@ -34,7 +34,7 @@ class MultiviewAttention:
         from diffusers.models.attention_processor import AttnProcessor2_0
 
         self.views = views
-        self.attend: Any = AttnProcessor2_0()  # type: ignore[no-untyped-call]
+        self.attend: Any = AttnProcessor2_0()
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,

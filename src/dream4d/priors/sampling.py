@@ -1,8 +1,9 @@
-"""Drawing from a prior, to look at what it knows: deterministic DDIM (Song et al., 2021) with classifier-free guidance."""
+"""Drawing from a prior, to look at what it knows: deterministic DDIM (Song et al., 2021), classifier-free guidance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def sample(
     condition = prior.condition(prompts, negative, cameras)
     latents = torch.randn(len(prompts), *shape, generator=generator).to(device)
     timesteps = torch.linspace(len(prior.alpha_bar) - 1, 0, steps + 1).round().long().to(device)
-    for now, after in zip(timesteps[:-1], timesteps[1:], strict=True):
+    for now, after in pairwise(timesteps):
         everywhere = now.expand(len(prompts))
         noise = classifier_free_guidance(*prior.predict_noise(latents, everywhere, condition), scale)
         clean = remove_noise(latents, noise, prior.alpha_bar[everywhere])

@@ -1,1 +1,1 @@
-"""The toy world: articulated toy characters whose 4D truth is known. It trains the built-in priors and measures them."""
+"""The toy world: articulated toys whose 4D truth is known. It trains the built-in priors and measures them."""

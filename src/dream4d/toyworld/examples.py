@@ -113,7 +113,7 @@ def any_examples(n: int, generator: torch.Generator, device: torch.device) -> Ex
     toys.stripes[torch.rand(n, generator=generator) < 0.5, 0] = 0
     azimuth, elevation = 360 * torch.rand(n, generator=generator), _uniform(n, -2, 60, generator)
     distance, fov = _framing(n, generator)
-    cameras = orbit(azimuth, elevation, distance * _uniform(n, 0.95, 1.2, generator), fov)
+    cameras = orbit(azimuth, elevation, distance * _uniform(n, 0.8, 1.15, generator), fov)
     images = _draw(toys, torch.rand(n, generator=generator), cameras, background_images(n, generator), device)
     return Examples(images[:, None], torch.zeros(n, dtype=torch.long))
 

@@ -27,7 +27,7 @@ STANDING = len(MOTIONS)
 
 @dataclass(frozen=True)
 class Reading:
-    """kind, colour [n]: indices into the grammar's lists. prop [n]: 0 for none, then 1 + index. azimuth [n], degrees."""
+    """kind, colour [n]: indices into its lists. prop [n]: 0 for none, then 1 + index. azimuth [n] in degrees."""
 
     kind: Tensor
     colour: Tensor
@@ -153,6 +153,6 @@ def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
     haze = 0.35 * random(n).square().repeat_interleave(images.shape[1], 0)[:, None, None, None]
     gain = (0.75 + 0.4 * random(n, 3)).repeat_interleave(images.shape[1], 0)[:, :, None, None]
     spoilt = (blurred + haze * (hazy - blurred)) * (0.5 * gain + 0.5 * gain.mean(1, keepdim=True))
-    noisy = spoilt + 0.06 * random(n).repeat_interleave(images.shape[1], 0)[:, None, None, None] * torch.randn_like(flat)
-    return noisy.clamp(0, 1).permute(0, 2, 3, 1).reshape(images.shape)
+    noise = 0.06 * random(n).repeat_interleave(images.shape[1], 0)[:, None, None, None] * torch.randn_like(flat)
+    return (spoilt + noise).clamp(0, 1).permute(0, 2, 3, 1).reshape(images.shape)
 

@@ -1,9 +1,9 @@
 """Train the built-in priors and the judge: ``python -m dream4d.toyworld.train --out FOLDER``.
 
 Stages, each of which builds on the ones before: ``vae`` (autoencoder), ``image`` (with the text encoder),
-``multiview``, ``video`` (with a text encoder of its own), ``judge``. FOLDER gets priors/ and judge/ as the package ships
-them, log/ with losses and checkpoints, and sheets/ of samples and loss curves. A stage that is done is skipped, one
-that was stopped goes on from its checkpoint.
+``multiview``, ``video`` (with a text encoder of its own), ``judge``. FOLDER gets priors/ and judge/ as the package
+ships them, log/ with losses and checkpoints, and sheets/ of samples and loss curves. A stage that is done is skipped,
+one that was stopped goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def train(
 
 
 def train_vae(shop: Workshop) -> None:
-    """L1 + .5 MSE of pixels + L1 of their gradients + 1e-3 KL; toys count more than backgrounds."""
+    """L1 + .5 MSE of pixels, where toys count five times, + 2 L1 of their differences + 1e-3 KL."""
     plan = shop.sizes.plans["vae"]
     torch.manual_seed(0)
     vae = networks.autoencoder()
@@ -159,11 +159,11 @@ def train_vae(shop: Workshop) -> None:
         made, mean, logvar = (x.float() for x in run(images.to(half), shop.noise(noise_shape).to(half)))
         difference = made - images
         # The background is whatever the corners' column is; where a picture differs from it there is a toy.
-        weight = 1 + 2 * ((images - images[..., :1]).abs().sum(1, keepdim=True) > 0.05).float()
+        weight = 1 + 4 * ((images - images[..., :1]).abs().sum(1, keepdim=True) > 0.05).float()
         return {
             "l1": (weight * difference.abs()).mean(),
             "mse": 0.5 * (weight * difference.square()).mean(),
-            "edges": difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean(),
+            "edges": 2 * (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()),
             "kl": 1e-3 * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(),
         }
 
@@ -269,7 +269,8 @@ def train_judge(shop: Workshop) -> None:
 
     def loss() -> dict[str, Tensor]:
         pictures, clips, truth, motion = batch()
-        return judge_loss(*run(pictures.contiguous(), clips.contiguous()), truth, motion)
+        still_answers, motion_answers = run(pictures.contiguous(), clips.contiguous())
+        return judge_loss(still_answers, motion_answers, truth, motion)
 
     trainer.fit(loss)
     trainer.use_average()

@@ -107,7 +107,7 @@ class Trainer:
     @torch.no_grad()
     def _update(self) -> None:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        torch._foreach_copy_([master.grad for master in self.masters], gradients)
+        torch._foreach_copy_([master.grad for master in self.masters if master.grad is not None], gradients)
         nn.utils.clip_grad_norm_(self.masters, 1.0, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(self.step, self.elapsed)
@@ -152,7 +152,7 @@ def graphed(network: nn.Module, *inputs: Tensor) -> Any:
     if not inputs[0].is_cuda:
         return network
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # each step waits for its graphs anyway
-    return torch.cuda.make_graphed_callables(network, inputs, allow_unused_input=True)  # type: ignore[no-untyped-call]
+    return torch.cuda.make_graphed_callables(network, inputs, allow_unused_input=True)
 
 
 def _write(log: TextIO, **values: Any) -> None:

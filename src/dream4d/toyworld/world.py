@@ -116,8 +116,8 @@ def _kinds() -> dict[str, list[Cone]]:
         ],
         "rabbit": [
             *face, *_feet(WHITE), *_muzzle(WHITE, PINK, 0.22),
-            *_both(Cone(HEAD, BODY, (-0.02, 0.09, 0.44), 0.058, (-0.05, 0.14, 0.80), 0.062, (0.6, 1, 1), True)),
-            *_both(Cone(HEAD, PINK, (0.015, 0.092, 0.48), 0.034, (-0.015, 0.138, 0.77), 0.036, (0.5, 1, 1), True)),
+            *_both(Cone(HEAD, BODY, (-0.02, 0.09, 0.44), 0.058, (-0.05, 0.135, 0.72), 0.062, (0.6, 1, 1), True)),
+            *_both(Cone(HEAD, PINK, (0.015, 0.092, 0.48), 0.034, (-0.015, 0.133, 0.69), 0.036, (0.5, 1, 1), True)),
             Cone(TORSO, WHITE, (-0.21, 0, -0.26), 0.095, ear=True),
         ],
         "bear": [
@@ -173,7 +173,7 @@ def _props() -> dict[str, list[Cone]]:
         ],
         "balloon": [
             Cone(ARM_L, WHITE, hand, 0.014, (0.05, 0.47, 0.30), 0.014),
-            Cone(ARM_L, SKY, (0.05, 0.50, 0.48), 0.185, (0.05, 0.49, 0.40), 0.14),
+            Cone(ARM_L, SKY, (0.05, 0.49, 0.47), 0.18, (0.05, 0.48, 0.39), 0.14),
             Cone(ARM_L, SKY, (0.05, 0.47, 0.25), 0.03),
         ],
         "lollipop": [

@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from dream4d.cameras import view_words
+from dream4d.toyworld import examples
+from dream4d.toyworld.examples import Sentences, image_examples, multiview_examples, pool, random_toys, video_examples
+from dream4d.toyworld.grammar import COLOURS, KINDS, PROPS, held_out, parse
+from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
+
+CPU = torch.device("cpu")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_held_out_combinations_are_never_drawn():
+    toys = random_toys(20_000, generator(), textured=True)
+    props = [None, *PROPS]
+    seen = {
+        (KINDS[k], COLOURS[c], props[p])
+        for k, c, p in zip(toys.kind.tolist(), toys.colour.tolist(), toys.prop.tolist(), strict=True)
+    }
+    assert not seen & set(held_out())
+    assert len(seen) == len(KINDS) * len(COLOURS) * len(props) - len(held_out())
+
+
+def test_the_judge_sees_everything():
+    toys = random_toys(20_000, generator(), textured=True, everything=True)
+    triples = torch.stack([toys.kind, toys.colour, toys.prop], 1).unique(dim=0)
+    assert len(triples) == len(KINDS) * len(COLOURS) * (len(PROPS) + 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "count"), [(image_examples, 1), (multiview_examples, 4), (video_examples, FRAMES)]
+)  # fmt: skip
+def test_examples_are_pictures_with_sentences(make, count):
+    made = make(3, generator(), CPU)
+    assert made.images.shape == (3, count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert 0 <= made.images.min() < made.images.max() <= 1
+    assert made.sentence.shape == (3,)
+    assert all(Sentences().texts[row] for row in made.sentence.tolist())
+    again = make(3, generator(), CPU)
+    torch.testing.assert_close(again.images, made.images)
+
+
+def test_a_sentence_row_is_the_sentence():
+    sentences = Sentences()
+    one = torch.ones(1, dtype=torch.long)
+    text = sentences.texts[int(Sentences.row(one, one * 2, one * 3, one * 4, one * 0))]
+    found = parse(text)
+    assert (found.colour, found.kind, found.prop) == (COLOURS[1], KINDS[2], list(PROPS)[2])
+    assert text.endswith(", front view")
+    assert sentences.texts[sentences.empty] == ""
+
+
+def test_view_words_are_the_program_s(monkeypatch):
+    seen = []
+    monkeypatch.setattr(examples, "_draw", lambda toys, time, cameras, *rest: seen.append(cameras) or torch.zeros(
+        len(toys), 4, 4, 3))
+    made = image_examples(200, generator(1), CPU)
+    for words, row in zip(view_words(seen[0]), made.sentence.tolist(), strict=True):
+        text = Sentences().texts[row] if row < 0 else _TEXTS[row]
+        assert "view" not in text or text.endswith(words)
+
+
+_TEXTS = Sentences().texts
+
+
+def test_the_views_of_a_scene_go_around_it():
+    made = multiview_examples(2, generator(), CPU)
+    assert made.camera is not None
+    position = made.camera.reshape(2, 4, 4, 4)[..., :3, 3]
+    angle = torch.rad2deg(torch.atan2(position[..., 1], position[..., 0]))
+    torch.testing.assert_close((angle - angle[:, :1]).remainder(360), torch.tensor([[0.0, 90, 180, 270]] * 2),
+                               atol=1e-2, rtol=0)  # fmt: skip
+
+
+def test_a_clip_moves_unless_its_sentence_says_nothing():
+    made = video_examples(24, generator(3), CPU)
+    moves = made.images.diff(dim=1).abs().amax(dim=(1, 2, 3, 4)) > 0.05
+    said = torch.tensor([" is " in _TEXTS[row] for row in made.sentence.tolist()])
+    assert (moves == said).all()
+
+
+def test_a_pool_is_its_chunks_in_order():
+    encoded = pool(image_examples, 5, generator(), CPU, 2, lambda images: images.mean(dim=(1, 2)))
+    assert encoded.images.shape == (5, 1, 3)
+    first = image_examples(2, generator(), CPU)
+    torch.testing.assert_close(encoded.images[:2, 0], first.images[:, 0].mean(dim=(1, 2)))
