@@ -7,6 +7,7 @@ import pytest
 
 import dream4d
 from dream4d.cli import main
+from dream4d.presets import BUILTIN
 from dream4d.schedules import Constant, Linear
 
 
@@ -62,7 +63,7 @@ def test_the_plainest_command(calls, capsys, tmp_path):
     name, (prompt, settings, out), options = calls[0]
     assert (name, prompt, str(out)) == ("text_to_4d", "a cat", os.path.join("runs", "a-cat"))
     assert options == {"overwrite": False}
-    assert settings.static.steps == 400
+    assert settings == BUILTIN
     printed = capsys.readouterr()
     assert printed.out.strip() == str(tmp_path / "video.mp4")
     assert printed.err == ""
@@ -82,7 +83,8 @@ def test_preset_then_yaml_then_options(calls, tmp_path):
 
 def test_schedules_and_flags_on_the_command_line(calls):
     low_high = "0.9 to 0.1 over 9 .. 0.9"
-    assert main(["static", "a cat", "--static.timesteps_3d", low_high, "--priors.precision", "half", "--overwrite"]) == 0
+    options = ["--static.timesteps_3d", low_high, "--priors.precision", "half", "--overwrite"]
+    assert main(["static", "a cat", *options]) == 0
     settings = last_settings(calls)
     assert settings.static.timesteps_3d.low == Linear(0.9, 0.1, steps=9)
     assert settings.priors.precision == "half"

@@ -58,15 +58,17 @@ BUILTIN = Preset(
     scene=SceneShape(levels=12, growth=1.233, log2_size=15),
     deformation=DeformationShape(levels=8, log2_size=16),
     static=StaticSettings(
-        steps=400, images=Constant(4), resolution=Switch(32, 64, at=200), samples_per_ray=96,
-        guidance_2d=10.0, timesteps_2d=Interval(Constant(0.2), Switch(0.95, 0.6, at=133)),
-        guidance_3d=7.5, timesteps_3d=Interval(Linear(0.98, 0.02, steps=320), Linear(0.98, 0.5, steps=320)),
+        steps=500, images=Constant(4), resolution=Switch(32, 64, at=100), samples_per_ray=96, weight_2d=2.0,
+        guidance_2d=10.0, timesteps_2d=Interval(Switch(0.2, 0.05, at=300), Switch(0.95, 0.5, at=150)),
+        guidance_3d=7.5, timesteps_3d=Interval(Linear(0.98, 0.02, steps=400), Linear(0.98, 0.5, steps=400)),
+        learning_rate_grid=Milestones(0.02, at=(330, 400, 450)),
+        learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),
+    # One coarse level of the 4D grid at first: limbs swing as a whole and do not dissolve into nearer shapes.
     dynamic=DynamicSettings(
-        steps=250, height=Constant(32), width=Constant(32), samples_per_ray=96, guidance=10.0,
-        timesteps=Interval(Linear(0.99, 0.2, steps=250), Linear(0.99, 0.5, steps=250)),
-        levels=Levels(4, every=25, most=8), learning_rate=Milestones(5e-3, at=(200, 225)),
-        occupancy_times=4,
+        steps=240, height=Constant(40), width=Constant(40), samples_per_ray=96, guidance=10.0, weight_tv=300.0,
+        timesteps=Interval(Linear(0.99, 0.2, steps=240), Linear(0.99, 0.5, steps=240)),
+        levels=Levels(1, every=40, most=6), learning_rate=Milestones(5e-3, at=(160, 200)), occupancy_times=4,
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32),
 )

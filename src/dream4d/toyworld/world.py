@@ -66,8 +66,8 @@ def _body() -> list[Cone]:
     return [
         Cone(TORSO, BODY, (0, 0, -0.20), 0.20, (0, 0, -0.08), 0.15, (0.95, 1.0, 1.0)),
         Cone(HEAD, BODY, (0, 0, 0.24), 0.26, squash=(0.94, 1.06, 0.94)),
-        *_both(Cone(ARM_L, BODY, (0, 0.15, -0.03), 0.065, (0.03, 0.31, -0.15), 0.06)),
-        *_both(Cone(ARM_L, LIGHT, (0.035, 0.335, -0.17), 0.075)),
+        *_both(Cone(ARM_L, BODY, (0, 0.15, -0.03), 0.08, (0.03, 0.31, -0.13), 0.078)),
+        *_both(Cone(ARM_L, LIGHT, (0.035, 0.335, -0.15), 0.092)),
         *_both(Cone(LEG_L, BODY, (0, 0.10, -0.30), 0.085, (0, 0.11, -0.46), 0.075)),
     ]
 
@@ -152,7 +152,7 @@ def _kinds() -> dict[str, list[Cone]]:
 
 
 def _props() -> dict[str, list[Cone]]:
-    hand = (0.035, 0.335, -0.17)  # the left one
+    hand = (0.035, 0.335, -0.15)  # the left one
     return {
         "top hat": [
             Cone(HEAD, BLACK, (0, 0, 0.47), 0.25, squash=(1, 1, 0.13)),
@@ -401,10 +401,10 @@ def motion(which: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     raised = _ease(time)
 
     shift[:, z] += on("jumping") * 0.20 * twice
-    angles[:, ARM_L, x] += on("jumping") * 45 * twice
-    angles[:, ARM_R, x] -= on("jumping") * 45 * twice
+    angles[:, ARM_L, x] += on("jumping") * 25 * twice
+    angles[:, ARM_R, x] -= on("jumping") * 25 * twice
 
-    angles[:, ARM_R, x] -= on("waving") * raised * (78 + 24 * torch.sin(6 * math.pi * time))
+    angles[:, ARM_R, x] -= on("waving") * raised * (45 + 30 * torch.sin(6 * math.pi * time))
 
     angles[:, HEAD, y] += on("nodding") * 26 * twice
 
@@ -415,13 +415,13 @@ def motion(which: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
 
     angles[:, ROOT, x] += on("dancing") * 17 * sway
     shift[:, y] -= on("dancing") * 0.10 * sway
-    angles[:, ARM_L, x] += on("dancing") * 62 * raised
-    angles[:, ARM_R, x] -= on("dancing") * 62 * raised
+    angles[:, ARM_L, x] += on("dancing") * 40 * raised
+    angles[:, ARM_R, x] -= on("dancing") * 40 * raised
 
-    angles[:, ARM_L, z] -= on("clapping") * 68 * twice
-    angles[:, ARM_R, z] += on("clapping") * 68 * twice
-    angles[:, ARM_L, x] += on("clapping") * 22 * twice
-    angles[:, ARM_R, x] -= on("clapping") * 22 * twice
+    angles[:, ARM_L, z] -= on("clapping") * 60 * twice
+    angles[:, ARM_R, z] += on("clapping") * 60 * twice
+    angles[:, ARM_L, x] += on("clapping") * 15 * twice
+    angles[:, ARM_R, x] -= on("clapping") * 15 * twice
 
     angles[:, TORSO, y] += on("bowing") * 48 * once
     angles[:, HEAD, y] += on("bowing") * 14 * once

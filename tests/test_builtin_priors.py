@@ -1,0 +1,69 @@
+"""The priors that ship with the package: what they weigh, and that they draw what they are told, read by the judge."""
+
+import pytest
+import torch
+
+from dream4d.cameras import orbit
+from dream4d.priors.mvdream import MVDream
+from dream4d.priors.sampling import sample
+from dream4d.priors.stable_diffusion import StableDiffusion
+from dream4d.priors.text_to_video import TextToVideo
+from dream4d.recipes import BUILTIN_PRIORS
+from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, evaluation_combinations, sentence
+from dream4d.toyworld.judge import Judge
+from dream4d.toyworld.networks import FRAMES, LATENT_CHANNELS, LATENT_SIZE, VIEWS
+
+pytestmark = pytest.mark.skipif(not BUILTIN_PRIORS.exists(), reason="this checkout has no trained priors")
+LATENT = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge.load()
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_they_are_small_and_hold_no_pickles():
+    files = [path for path in BUILTIN_PRIORS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 64e6
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+
+
+def test_the_image_prior_draws_combinations_that_it_never_saw(judge):
+    combinations = evaluation_combinations(8)
+    prior = StableDiffusion.load(BUILTIN_PRIORS / "image")
+    prompts = [f"{sentence(c)}, front view" for c in combinations]
+    images = sample(prior, prompts, orbit(*torch.zeros(4, 8)), LATENT, generator=generator(), steps=15)
+    seen = judge.read(images)
+    truth = [(KINDS.index(c.kind), COLOURS.index(c.colour), 1 + list(PROPS).index(c.prop)) for c in combinations]
+    right = torch.stack([seen.kind, seen.colour, seen.prop], 1) == torch.tensor(truth)
+    assert (right.float().mean(0) >= 0.75).all()
+    assert (seen.azimuth.abs() < 45).float().mean() >= 0.75
+
+
+def test_the_multiview_prior_draws_four_sides_of_one_toy(judge):
+    combinations = evaluation_combinations(4)
+    prior = MVDream.load(BUILTIN_PRIORS / "multiview", BUILTIN_PRIORS / "image", views=VIEWS)
+    azimuth = torch.arange(VIEWS).repeat(4) * 90.0 + 20
+    cameras = orbit(azimuth, *torch.tensor([15.0, 2.5, 40.0]).unbind())
+    prompts = [sentence(c) for c in combinations for _ in range(VIEWS)]
+    seen = judge.read(sample(prior, prompts, cameras, LATENT, generator=generator(), steps=15))
+    kinds = torch.tensor([KINDS.index(c.kind) for c in combinations]).repeat_interleave(VIEWS)
+    assert (seen.kind == kinds).float().mean() >= 0.75
+    error = ((seen.azimuth - azimuth + 180).remainder(360) - 180).abs()
+    assert (error < 45).float().mean() >= 0.85
+    assert (seen.prop == 0).float().mean() >= 0.75, "it was trained without props"
+
+
+@pytest.mark.slow
+def test_the_video_prior_draws_the_motion(judge):
+    combinations = evaluation_combinations(len(MOTIONS))
+    prior = TextToVideo.load(BUILTIN_PRIORS / "video", BUILTIN_PRIORS / "image", frames=FRAMES)
+    prompts = [f"{sentence(c)}, front view" for c in combinations]
+    cameras = orbit(*torch.zeros(4, len(prompts)))
+    videos = sample(prior, prompts, cameras, (FRAMES, *LATENT), generator=generator(), steps=15)
+    motion = judge.read_motion(videos)
+    assert (motion == torch.tensor([MOTIONS.index(c.motion) for c in combinations])).float().mean() >= 0.7
