@@ -57,10 +57,12 @@ BUILTIN = Preset(
     priors=PriorSettings(video_frames=16, video_resolution=None),
     scene=SceneShape(levels=12, growth=1.233, log2_size=15),
     deformation=DeformationShape(levels=8, log2_size=16),
+    # The multi-view prior knows no props and would rub them out again: its weight falls once the shape is settled.
     static=StaticSettings(
         steps=500, images=Constant(4), resolution=Switch(32, 64, at=100), samples_per_ray=96, weight_2d=2.0,
         guidance_2d=10.0, timesteps_2d=Interval(Switch(0.2, 0.05, at=300), Switch(0.95, 0.5, at=150)),
-        guidance_3d=7.5, timesteps_3d=Interval(Linear(0.98, 0.02, steps=400), Linear(0.98, 0.5, steps=400)),
+        guidance_3d=7.5, weight_3d=Linear(1.0, 0.15, steps=350),
+        timesteps_3d=Interval(Linear(0.98, 0.02, steps=400), Linear(0.98, 0.5, steps=400)),
         learning_rate_grid=Milestones(0.02, at=(330, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),

@@ -111,7 +111,7 @@ class StaticSettings:
     """At most so many images of a step, chosen at random, go to the image prior; all if None."""
     max_azimuth_2d: float = 180.0
     """Images from azimuths farther than this from the front, in degrees, do not go to the image prior."""
-    weight_3d: float = 1.0
+    weight_3d: Schedule = Constant(1.0)
     """Weight of the multi-view prior's loss."""
     guidance_3d: float = 50.0
     """Scale of the multi-view prior's classifier-free guidance."""

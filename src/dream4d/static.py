@@ -65,7 +65,7 @@ def fit_static(
                 scale=settings.guidance_3d, timesteps=settings.timesteps_3d(step), views=settings.views,
                 std_rescale=settings.std_rescale, generator=generator,
             )
-        weights = {"2d": settings.weight_2d, "3d": settings.weight_3d}
+        weights = {"2d": settings.weight_2d, "3d": settings.weight_3d(step)}
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()  # L of Sec. 3.1
 
         state.optimizer.zero_grad()

@@ -28,6 +28,9 @@ def data(layout, n, dtype=torch.float32):
     return [value.to(dtype) for value in (points.float(), table.float(), grad.float())]
 
 
+data_on_cpu = data
+
+
 def run(path, layout, n, dtype, active):
     points, table, grad = data(layout, n, dtype)
     points.requires_grad_()
@@ -57,6 +60,23 @@ def test_kernels_are_as_exact_as_eager(layout, n):
     kernel, eager, exact = (
         run(path, layout, n, dtype, layout.levels)
         for path, dtype in ((cpu, torch.float32), (reference, torch.float32), (reference, torch.float64))
+    )
+    for results in zip(kernel, eager, exact, strict=True):
+        assert_as_exact(*results)
+        assert_same_direction(results[0], results[2])
+
+
+@pytest.mark.gpu
+@layouts
+@pytest.mark.parametrize(("n", "active"), [(0, 9), (1, 9), (5000, 9), (200_000, 9), (131, 1)])
+def test_gpu_kernels_are_as_exact_as_eager(layout, n, active, monkeypatch):
+    from dream4d.ops.hashgrid import gpu
+
+    torch.use_deterministic_algorithms(False)  # atomic adds come in any order
+    monkeypatch.setitem(globals(), "data", lambda *arguments: [value.cuda() for value in data_on_cpu(*arguments)])
+    kernel, eager, exact = (
+        run(path, layout, n, dtype, min(active, layout.levels))
+        for path, dtype in ((gpu, torch.float32), (reference, torch.float32), (reference, torch.float64))
     )
     for results in zip(kernel, eager, exact, strict=True):
         assert_as_exact(*results)

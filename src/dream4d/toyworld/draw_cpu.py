@@ -26,7 +26,7 @@ def draw_rgba(primitives: Primitives, cameras: Cameras, size: int, samples: int)
 
 
 @compiled(fastmath=True)
-def _rows(first, last, cones, views, out, light, samples):  # type: ignore[no-untyped-def]
+def _rows(first, last, cones, views, out, light, samples):
     """Rows [first, last) of all pictures. A ray's row of `rays`: its unit direction, its point nearest to the world's
     origin (from there, camera axes), the distance from that point to the first hit."""
     size = out.shape[1]
@@ -54,7 +54,7 @@ def _rows(first, last, cones, views, out, light, samples):  # type: ignore[no-un
 
 
 @compiled(fastmath=True)
-def _aim(rays, slot, v, step, view):  # type: ignore[no-untyped-def]
+def _aim(rays, slot, v, step, view):
     tan, wx, wy, wz = view[0], view[1], view[2], view[3]
     for i in range(len(slot)):
         u = np.float32(i + _HALF) * step - _ONE
@@ -68,7 +68,7 @@ def _aim(rays, slot, v, step, view):  # type: ignore[no-untyped-def]
 
 
 @compiled(fastmath=True)
-def _trace(rays, slot, cone, p):  # type: ignore[no-untyped-def]
+def _trace(rays, slot, cone, p):
     """As `draw._round_cone`, for the cone in slot p; without branches, so that several rays are traced at once."""
     l0, l1, l2, l3, l4, l5, l6, l7, l8 = cone[LINEAR : LINEAR + 9]
     x, y, z = cone[OFFSET : OFFSET + 3]
@@ -110,7 +110,7 @@ def _trace(rays, slot, cone, p):  # type: ignore[no-untyped-def]
 
 
 @compiled(fastmath=True)
-def _shade(pixel, ray, cone, view, light):  # type: ignore[no-untyped-def]
+def _shade(pixel, ray, cone, view, light):
     """Adds the colour of a ray's hit to its pixel."""
     t = ray[6]
     x, y, z = ray[3] + t * ray[0], ray[4] + t * ray[1], ray[5] + t * ray[2]

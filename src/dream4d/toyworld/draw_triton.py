@@ -29,10 +29,10 @@ def draw_rgba(primitives: Primitives, cameras: Cameras, size: int, samples: int)
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _kernel(
     cones, views, out, slots, size, tiles, ambient, key,
-    SAMPLES: tl.constexpr, RAYS: tl.constexpr, TILE: tl.constexpr, CONE: tl.constexpr, VIEW: tl.constexpr,  # noqa: N803
+    SAMPLES: tl.constexpr, RAYS: tl.constexpr, TILE: tl.constexpr, CONE: tl.constexpr, VIEW: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(0).to(tl.int64)
     top, left = tl.program_id(1) // tiles * TILE, tl.program_id(1) % tiles * TILE
@@ -76,7 +76,7 @@ def _kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _first_hit(q, dx, dy, dz, bx, by, bz):  # type: ignore[no-untyped-def]
+def _first_hit(q, dx, dy, dz, bx, by, bz):
     """As `draw._round_cone`, for the rays b + t d and the cone at `q`."""
     l0, l1, l2 = tl.load(q), tl.load(q + 1), tl.load(q + 2)
     l3, l4, l5 = tl.load(q + 3), tl.load(q + 4), tl.load(q + 5)
@@ -110,7 +110,7 @@ def _first_hit(q, dx, dy, dz, bx, by, bz):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _shade(q, x, y, z, view, ambient, key):  # type: ignore[no-untyped-def]
+def _shade(q, x, y, z, view, ambient, key):
     """Light and the colour that it falls on, at points from the world's origin (camera axes), on the cones at `q`."""
     l0, l1, l2 = tl.load(q), tl.load(q + 1), tl.load(q + 2)
     l3, l4, l5 = tl.load(q + 3), tl.load(q + 4), tl.load(q + 5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -23,5 +26,16 @@ def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int
     if table.shape != (layout.rows, layout.features):
         raise ValueError(f"this layout's table is [{layout.rows}, {layout.features}], not {list(table.shape)}")
     active = layout.levels if active_levels is None else max(0, min(active_levels, layout.levels))
-    on_cpu = points.device.type == "cpu" and points.dtype == table.dtype == torch.float32
-    return (cpu.encode if on_cpu else reference.encode)(points, table, layout, active)
+    return _path(points, table)(points, table, layout, active)
+
+
+def _path(points: Tensor, table: Tensor) -> Callable[..., Tensor]:
+    if not points.dtype == table.dtype == torch.float32:
+        return reference.encode
+    if points.device.type == "cpu":
+        return cpu.encode
+    if points.is_cuda and find_spec("triton"):
+        from . import gpu
+
+        return gpu.encode
+    return reference.encode
