@@ -74,7 +74,6 @@ def test_the_rate_warms_up_and_decays_by_steps_or_by_time():
 
 
 def test_a_time_limit_ends_training(tmp_path):
-    network, trainer = make(tmp_path, replace(PLAN, seconds=0.0))
-    trainer.plan = replace(PLAN, seconds=1e-9)
+    network, trainer = make(tmp_path, replace(PLAN, seconds=1e-9))
     trainer.fit(loss_of(network, trainer))
     assert trainer.step == 1

@@ -24,7 +24,7 @@ class Plan:
 
     steps: int
     batch: int
-    seconds: float = math.inf
+    seconds: float | None = None
     """Ends training early, with the learning rate decayed as at the end."""
     learning_rate: float = 1e-3
     warm_up: int = 200
@@ -33,7 +33,7 @@ class Plan:
 
     def rate(self, step: int, elapsed: float) -> float:
         """Linear warm-up, constant, then half a cosine over the second half."""
-        progress = max(step / self.steps, elapsed / self.seconds)
+        progress = max(step / self.steps, elapsed / (self.seconds or math.inf))
         decay = 0.5 + 0.5 * math.cos(math.pi * min(max(2 * progress - 1, 0.0), 1.0))
         return self.learning_rate * min(1.0, (step + 1) / self.warm_up) * max(decay, 0.01)
 
@@ -101,7 +101,7 @@ class Trainer:
         torch._foreach_copy_([p.data for p in parameters], self.averages)
 
     def _steps(self) -> Iterator[int]:
-        while self.step < self.plan.steps and self.elapsed < self.plan.seconds:
+        while self.step < self.plan.steps and self.elapsed < (self.plan.seconds or math.inf):
             yield self.step
 
     @torch.no_grad()
