@@ -23,7 +23,7 @@ def calls(monkeypatch, tmp_path):
 
         return function
 
-    names = ("text_to_4d", "static_scene", "animate", "render_video")
+    names = ("text_to_4d", "static_scene", "animate", "render_video", "render_sheet")
     recipes = SimpleNamespace(**{name: fake(name) for name in names}, prompt_of=lambda source: "a cat")
     monkeypatch.setitem(sys.modules, "dream4d.recipes", recipes)
     monkeypatch.setattr(dream4d, "recipes", recipes, raising=False)
@@ -106,6 +106,12 @@ def test_render_options(calls, tmp_path):
     assert calls[0][2]["views"] == ("orbit",)
     assert calls[0][2]["channels"] == ("rgb", "depth")
     assert calls[0][2]["size"] == 9
+
+
+def test_render_makes_a_contact_sheet_of_a_png(calls, tmp_path):
+    assert main(["render", str(tmp_path), "--out", "look.PNG", "--background", "white"]) == 0
+    name, (_, out), options = calls[-1]
+    assert (name, str(out), options["background"]) == ("render_sheet", "look.PNG", "white")
 
 
 def test_unknown_words_are_a_warning(calls, capsys):

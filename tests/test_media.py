@@ -4,7 +4,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dream4d.media import colour_depth, colour_displacement, contact_sheet, write_png, write_video
+from dream4d.media import (
+    colour_depth,
+    colour_displacement,
+    contact_sheet,
+    parse_colour,
+    write_png,
+    write_video,
+)
 
 LABEL = "digitalsourcetype/trainedAlgorithmicMedia"
 
@@ -80,3 +87,11 @@ def test_displacement_is_grey_at_rest_and_coloured_by_direction():
     assert right.tolist() == [1, 0.5, 0.5]
     assert down.tolist() == [0.5, 0.5, 0]
     assert np.isfinite(colour_displacement(np.zeros((1, 3, 3)), opacity)).all()
+
+
+def test_backgrounds_are_names_or_hexadecimal():
+    assert parse_colour("scene") is None
+    assert parse_colour("white") == (1, 1, 1)
+    assert parse_colour("#ff0080") == (1, 0, 128 / 255)
+    with pytest.raises(ValueError, match="'purplish' is no colour"):
+        parse_colour("purplish")

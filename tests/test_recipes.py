@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import save_denoiser, save_image_model, unet_2d, unet_3d
 
@@ -127,6 +128,13 @@ def test_static_then_animate_then_render(settings, tmp_path):
     with av.open(str(out)) as container:
         assert container.streams.video[0].frames == 3
         assert (container.streams.video[0].width, container.streams.video[0].height) == (10, 30)
+    sheet = recipes.render_sheet(tmp_path / "moving", tmp_path / "sheet.png", size=8, background="white")
+    still = recipes.render_sheet(tmp_path / "still", tmp_path / "still.png", size=8)
+    with Image.open(sheet) as moving, Image.open(still) as standing:
+        assert moving.width == standing.width > 8 * 8
+        assert moving.height - standing.height == 5 * (8 + 2)
+    with pytest.raises(ValueError, match="no colour"):
+        recipes.render_sheet(tmp_path / "moving", tmp_path / "other.png", background="purplish")
     with pytest.raises(ValueError, match="choose another --out"):
         recipes.animate(tmp_path / "still", "a cat is waving", settings, tmp_path / "still")
 

@@ -87,6 +87,8 @@ class Render:
     """Elevation of the cameras in degrees."""
     samples_per_ray: int = 256
     """Samples along the longest ray through the scene."""
+    background: str = "scene"
+    """What is behind the object: `scene`, its own background, or a colour such as white or #e8eef5."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
 
@@ -144,12 +146,12 @@ def render(command: Render) -> None:
     if command.out is not None and command.out.suffix.lower() == ".png":
         return _announce(recipes.render_sheet(
             command.source, command.out, size=command.size, samples_per_ray=command.samples_per_ray,
-            device=command.device,
+            background=command.background, device=command.device,
         ))
     return _announce(recipes.render_video(
         command.source, command.out, views=command.views, channels=command.channels, size=command.size,
         frames=command.frames, fps=command.fps, elevation=command.elevation,
-        samples_per_ray=command.samples_per_ray, device=command.device,
+        samples_per_ray=command.samples_per_ray, background=command.background, device=command.device,
     ))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from dream4d.scene import Scene
 View = Literal["fixed", "orbit"]
 Channel = Literal["rgb", "depth", "displacement"]
 Array = NDArray[np.floating[Any]]
+RGB = tuple[float, float, float]
 
 DISTANCE, FOV_Y, ELEVATION = 2.75, 40.0, 15.0  # what is in the ball of radius .94 fills the picture
 FIXED = (20.0, 110.0, 200.0)
@@ -35,19 +36,19 @@ def camera_at(azimuth: float, elevation: float = ELEVATION) -> Cameras:
 
 def film(
     scene: Scene, occupancy: OccupancyGrid, *, views: Sequence[View], channels: Sequence[Channel], size: int,
-    frames: int, samples_per_ray: int, elevation: float = ELEVATION,
+    frames: int, samples_per_ray: int, elevation: float = ELEVATION, background: RGB | None = None,
 ) -> Array:
     """[frames, rows * size, columns * size, 3]: a row for each channel, a column for each camera.
 
-    Time runs from 0 to 1. ``fixed`` views stand still, ``orbit`` goes once around.
+    Time runs from 0 to 1. ``fixed`` views stand still, ``orbit`` goes once around. background: the scene's own if None.
     """
+    picture = _camera_man(scene, occupancy, size, samples_per_ray, background)
     times = np.linspace(0, 1, frames)
     rendered: list[list[Render]] = []
     for index in track(range(frames), "video", frames):
         azimuths = [a for view in views for a in (FIXED if view == "fixed" else (360 * index / frames,))]
         rendered.append([
-            _picture(scene, camera_at(azimuth, elevation), size, float(times[index]), occupancy, samples_per_ray)
-            for azimuth in azimuths
+            picture(camera_at(azimuth, elevation), float(times[index])) for azimuth in azimuths
         ])
     rows = [_coloured(rendered, channel) for channel in channels]
     return np.concatenate([np.concatenate(list(row.swapaxes(0, 1)), axis=2) for row in rows], axis=1)
@@ -55,15 +56,12 @@ def film(
 
 def still_sheet(
     scene: Scene, occupancy: OccupancyGrid, *, times: Sequence[float], azimuths: Sequence[float], size: int,
-    samples_per_ray: int,
+    samples_per_ray: int, background: RGB | None = None,
 ) -> Array:
     """A contact sheet of every time from every azimuth; the more of the two stand beside each other."""
+    picture = _camera_man(scene, occupancy, size, samples_per_ray, background)
     grid = np.stack([
-        np.stack([
-            _array(_picture(scene, camera_at(azimuth), size, time, occupancy, samples_per_ray).rgb)
-            for azimuth in azimuths
-        ])
-        for time in times
+        np.stack([_array(picture(camera_at(azimuth), time).rgb) for azimuth in azimuths]) for time in times
     ])
     sides, moments = [f"{azimuth:.0f} deg" for azimuth in azimuths], [f"time {time:.2f}" for time in times]
     if len(times) > len(azimuths):
@@ -71,9 +69,20 @@ def still_sheet(
     return contact_sheet(grid, sides, moments)
 
 
-def _picture(scene: Scene, camera: Cameras, size: int, time: float, occupancy: OccupancyGrid, samples: int) -> Render:
-    camera = camera.to(next(scene.parameters()).device)
-    return render_image(scene, camera, size, size, time, occupancy=occupancy, samples_per_ray=samples)
+def _camera_man(
+    scene: Scene, occupancy: OccupancyGrid, size: int, samples_per_ray: int, background: RGB | None
+) -> Callable[[Cameras, float], Render]:
+    """Takes a square picture with a camera at a time."""
+    device = next(scene.parameters()).device
+    behind = None if background is None else torch.tensor(background, device=device)
+
+    def picture(camera: Cameras, time: float) -> Render:
+        return render_image(
+            scene, camera.to(device), size, size, time, occupancy=occupancy, samples_per_ray=samples_per_ray,
+            background=behind,
+        )
+
+    return picture
 
 
 def _coloured(rendered: list[list[Render]], channel: Channel) -> Array:

@@ -98,6 +98,22 @@ def contact_sheet(
     return sheet
 
 
+def parse_colour(text: str) -> tuple[float, float, float] | None:
+    """RGB in [0, 1] of a name or a #rrggbb; None for `scene`, the scene's own background.
+
+    Raises ValueError for anything else.
+    """
+    from PIL import ImageColor
+
+    if text == "scene":
+        return None
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise ValueError(f"background {text!r} is no colour: expected scene, a name like white, or #rrggbb") from None
+    return red / 255, green / 255, blue / 255
+
+
 def colour_depth(depth: ArrayLike, opacity: ArrayLike, near: float, far: float) -> Array:
     """Depth maps [..., h, w] as colours, red at `near` to indigo at `far`, over white where nothing is."""
     nearness = np.clip((far - np.asarray(depth)) / (far - near), 0, 1) * (len(_DEPTH_COLOURS) - 1)

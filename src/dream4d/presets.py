@@ -72,7 +72,7 @@ BUILTIN = Preset(
         timesteps=Interval(Linear(0.99, 0.2, steps=240), Linear(0.99, 0.5, steps=240)),
         levels=Levels(1, every=40, most=6), learning_rate=Milestones(5e-3, at=(160, 200)), occupancy_times=4,
     ),
-    output=OutputSettings(preview_every=50, size=128, frames=32),
+    output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),
 )
 
 PRESETS = {"builtin": BUILTIN, "paper": PAPER}

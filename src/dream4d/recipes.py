@@ -20,7 +20,7 @@ from torch import Tensor
 from dream4d.distill import Prior, VideoPrior
 from dream4d.dynamic import fit_dynamic, start_dynamic
 from dream4d.film import AROUND, ELEVATION, THROUGHOUT, Channel, View, film, still_sheet
-from dream4d.media import write_png, write_video
+from dream4d.media import parse_colour, write_png, write_video
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import Preset, to_mapping
 from dream4d.priors.mvdream import MVDream
@@ -76,29 +76,32 @@ def animate(source: str | Path, prompt: str, settings: Preset, out: str | Path, 
 def render_video(
     source: str | Path, out: str | Path | None = None, *, views: Sequence[View] = ("fixed", "orbit"),
     channels: Sequence[Channel] = ("rgb",), size: int = 256, frames: int = 48, fps: float = 16.0,
-    elevation: float = ELEVATION, samples_per_ray: int = 256, device: str = "auto",
+    elevation: float = ELEVATION, samples_per_ray: int = 256, background: str = "scene", device: str = "auto",
 ) -> Path:
     """A video of the scene of a finished run or file, see `film.film`. Returns where it is."""
+    behind = parse_colour(background)
     scene_file = find_scene(source)
     default = Path(source) / "video.mp4" if Path(source).is_dir() else scene_file.with_suffix(".mp4")
     target = default if out is None else Path(out)
     scene = Scene.load(scene_file).to(pick_device(device))
     images = film(
         scene, settled_occupancy(scene), views=views, channels=channels, size=size, frames=frames,
-        samples_per_ray=samples_per_ray, elevation=elevation,
+        samples_per_ray=samples_per_ray, elevation=elevation, background=behind,
     )
     write_video(target, images, fps)
     return target
 
 
 def render_sheet(
-    source: str | Path, out: str | Path, *, size: int = 128, samples_per_ray: int = 256, device: str = "auto"
+    source: str | Path, out: str | Path, *, size: int = 128, samples_per_ray: int = 256, background: str = "scene",
+    device: str = "auto",
 ) -> Path:
     """A contact sheet of the scene of a finished run or file from eight sides, at six times if it moves."""
+    behind = parse_colour(background)
     scene = Scene.load(find_scene(source)).to(pick_device(device))
     write_png(out, still_sheet(
         scene, settled_occupancy(scene), times=(0.0,) if scene.deformation is None else THROUGHOUT, azimuths=AROUND,
-        size=size, samples_per_ray=samples_per_ray,
+        size=size, samples_per_ray=samples_per_ray, background=behind,
     ))
     return Path(out)
 
@@ -180,6 +183,7 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
         return still_sheet(
             scene, state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
             size=min(settings.output.size, 128), samples_per_ray=settings.static.samples_per_ray,
+            background=parse_colour(settings.output.background),
         )
 
     _train(run, "static", state, reports, settings.static.steps, settings, sheet)
@@ -202,6 +206,7 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
         return still_sheet(
             scene, state.occupancy, times=THROUGHOUT, azimuths=(20.0, 110.0),
             size=min(settings.output.size, 128), samples_per_ray=settings.dynamic.samples_per_ray,
+            background=parse_colour(settings.output.background),
         )
 
     _train(run, "dynamic", state, reports, settings.dynamic.steps, settings, sheet)
@@ -239,11 +244,12 @@ def _video(run: Run, settings: Preset) -> Path:
         return run.video
     output, samples = settings.output, settings.static.samples_per_ray
     render_sheet(
-        run.scene, run.sheet, size=min(output.size, 128), samples_per_ray=samples, device=settings.device
+        run.scene, run.sheet, size=min(output.size, 128), samples_per_ray=samples, background=output.background,
+        device=settings.device,
     )
     return render_video(
         run.scene, run.video, size=output.size, frames=output.frames, fps=output.fps, samples_per_ray=samples,
-        device=settings.device,
+        background=output.background, device=settings.device,
     )
 
 
@@ -254,6 +260,7 @@ def _job(command: str, prompt: str, settings: Preset, **more: str) -> dict[str, 
 def _check(settings: Preset, *names: str) -> None:
     """What can be refused before any work: the device, and priors that are not there."""
     pick_device(settings.device)
+    parse_colour(settings.output.background)
     for name in names:
         _folder(settings.priors, name)
 
@@ -267,7 +274,10 @@ def _folder(priors: PriorSettings, name: str) -> Path | None:
     if (folder / "unet" / "config.json").is_file():
         return folder
     if chosen == "builtin":
-        raise ValueError(f"this installation lacks the built-in {name} prior ({folder}): install dream4d again")
+        raise ValueError(
+            f"this installation lacks the built-in {name} prior ({folder}): install dream4d again, or train the priors "
+            "with python -m dream4d.toyworld.train"
+        )
     raise ValueError(
         f"--priors.{name} {chosen}: there is no model in diffusers layout (no unet/config.json); download one there, "
         "or name its folder"

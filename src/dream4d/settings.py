@@ -185,3 +185,5 @@ class OutputSettings:
     """Frames of the video, which shows the scene's whole time once."""
     fps: float = 16.0
     """Frames a second."""
+    background: str = "scene"
+    """What is behind the object in the video and the contact sheets: `scene`, a colour's name, or #rrggbb."""

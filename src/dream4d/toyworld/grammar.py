@@ -36,9 +36,10 @@ class Combination:
 
 def sentence(combination: Combination) -> str:
     """The canonical sentence of a combination, as the priors were trained on it."""
-    words = ["a", combination.colour, combination.kind or _ANY_KIND, PROPS.get(combination.prop or _NO_PROP)]
+    words = [combination.colour, combination.kind or _ANY_KIND, PROPS.get(combination.prop or _NO_PROP)]
     motion = ["is", combination.motion] if combination.motion else []
-    return " ".join(word for word in [*words, *motion] if word)
+    said = " ".join(word for word in [*words, *motion] if word)
+    return f"{'an' if said[0] in 'aeiou' else 'a'} {said}"
 
 
 def parse(text: str) -> Combination:
