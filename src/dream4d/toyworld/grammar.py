@@ -17,7 +17,7 @@ PROPS = {
     "lollipop": "holding a lollipop",
     "skateboard": "riding a skateboard",
 }
-MOTIONS = ("jumping", "waving", "nodding", "walking", "dancing", "clapping", "bowing")
+MOTIONS = ("jumping", "waving", "nodding", "walking", "dancing", "kicking", "bowing")
 VIEWS = ("front view", "side view", "back view", "overhead view")
 _ANY_KIND = "toy"
 _FUNCTION_WORDS = ("a", "an", "the", "is", "and", "with", "on", "of", "wearing", "holding", "riding", _ANY_KIND)

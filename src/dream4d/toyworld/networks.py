@@ -107,8 +107,9 @@ def tokenizer(folder: Path) -> Any:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789,.'-!?")
     merges: list[tuple[str, str]] = []
     for word in every_word():
-        pieces = _byte_pairs([*word[:-1], word[-1] + "</w>"], merges)
-        merges += zip(itertools.accumulate(pieces), pieces[1:], strict=False)
+        spelled = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces := _byte_pairs(spelled, merges)) > 1:
+            merges.append((pieces[0], pieces[1]))
     tokens = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), _START, _END]
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))

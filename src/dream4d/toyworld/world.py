@@ -401,8 +401,8 @@ def motion(which: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     raised = _ease(time)
 
     shift[:, z] += on("jumping") * 0.20 * twice
-    angles[:, ARM_L, x] += on("jumping") * 25 * twice
-    angles[:, ARM_R, x] -= on("jumping") * 25 * twice
+    angles[:, ARM_L, x] += on("jumping") * 15 * twice
+    angles[:, ARM_R, x] -= on("jumping") * 15 * twice
 
     angles[:, ARM_R, x] -= on("waving") * raised * (45 + 30 * torch.sin(6 * math.pi * time))
 
@@ -410,18 +410,15 @@ def motion(which: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
 
     angles[:, LEG_L, y] += on("walking") * 42 * swing
     angles[:, LEG_R, y] -= on("walking") * 42 * swing
-    angles[:, ARM_L, y] -= on("walking") * 46 * swing
-    angles[:, ARM_R, y] += on("walking") * 46 * swing
+    angles[:, ARM_L, y] -= on("walking") * 30 * swing
+    angles[:, ARM_R, y] += on("walking") * 30 * swing
 
     angles[:, ROOT, x] += on("dancing") * 17 * sway
     shift[:, y] -= on("dancing") * 0.10 * sway
     angles[:, ARM_L, x] += on("dancing") * 40 * raised
     angles[:, ARM_R, x] -= on("dancing") * 40 * raised
 
-    angles[:, ARM_L, z] -= on("clapping") * 60 * twice
-    angles[:, ARM_R, z] += on("clapping") * 60 * twice
-    angles[:, ARM_L, x] += on("clapping") * 15 * twice
-    angles[:, ARM_R, x] -= on("clapping") * 15 * twice
+    angles[:, LEG_R, y] -= on("kicking") * 75 * twice
 
     angles[:, TORSO, y] += on("bowing") * 48 * once
     angles[:, HEAD, y] += on("bowing") * 14 * once
