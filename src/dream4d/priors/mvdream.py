@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dream4d.cameras import Cameras
-from dream4d.priors.parts import Condition, Parts, load_parts, resize
+from dream4d.priors.parts import Condition, ImagePrior, Parts, load_parts
 
 
 def camera_embedding(cameras: Cameras) -> Tensor:
@@ -60,18 +60,13 @@ def multiview_attention(unet: Any, views: int) -> None:
     })
 
 
-class MVDream:
-    """A multi-view `distill.Prior`: an item is an image, and every `views` consecutive ones show one scene.
-
-    resolution: height and width of its images; by default what the UNet was made for.
-    """
+class MVDream(ImagePrior):
+    """A multi-view `distill.Prior`: an item is an image, and every `views` consecutive ones show one scene."""
 
     def __init__(self, parts: Parts, views: int = 4, resolution: tuple[int, int] | None = None):
+        super().__init__(parts, resolution)
         multiview_attention(parts.unet, views)
-        self.parts = parts
         self.views = views
-        self.resolution = resolution or parts.resolution
-        self.alpha_bar = parts.alpha_bar
 
     @classmethod
     def load(
@@ -92,15 +87,3 @@ class MVDream:
 
     def condition(self, prompts: Sequence[str], negative: str, cameras: Cameras) -> Condition:
         return self.parts.condition(prompts, negative, camera_embedding(cameras.to(self.alpha_bar.device)))
-
-    def resize(self, images: Tensor) -> Tensor:
-        return resize(images, *self.resolution)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.parts.autoencoder.encode(images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.parts.autoencoder.decode(latents)
-
-    def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        return self.parts.predict_noise(noisy, timestep, condition)

@@ -123,6 +123,30 @@ class Parts:
         return shift + factor * unconditional, shift + factor * conditional
 
 
+class ImagePrior:
+    """What every `distill.Prior` whose items are images has in common; `condition` is each family's own.
+
+    resolution: height and width of its images; by default what the UNet was made for.
+    """
+
+    def __init__(self, parts: Parts, resolution: tuple[int, int] | None = None):
+        self.parts = parts
+        self.resolution = resolution or parts.resolution
+        self.alpha_bar = parts.alpha_bar
+
+    def resize(self, images: Tensor) -> Tensor:
+        return resize(images, *self.resolution)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.parts.autoencoder.encode(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.parts.autoencoder.decode(latents)
+
+    def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        return self.parts.predict_noise(noisy, timestep, condition)
+
+
 def load_parts(
     folder: str | Path, base: str | Path | None = None, *, unet: str = "UNet2DConditionModel",
     kind: str = "an image model", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,

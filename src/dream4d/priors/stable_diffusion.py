@@ -6,22 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dream4d.cameras import Cameras
-from dream4d.priors.parts import Condition, Parts, load_parts, resize
+from dream4d.priors.parts import Condition, ImagePrior, load_parts
 
 
-class StableDiffusion:
-    """An image `distill.Prior`: an item is an image; where a camera stands is told by the words of the prompt only.
-
-    resolution: height and width of its images; by default what the UNet was made for.
-    """
-
-    def __init__(self, parts: Parts, resolution: tuple[int, int] | None = None):
-        self.parts = parts
-        self.resolution = resolution or parts.resolution
-        self.alpha_bar = parts.alpha_bar
+class StableDiffusion(ImagePrior):
+    """An image `distill.Prior`: an item is an image; where a camera stands is told by the words of the prompt only."""
 
     @classmethod
     def load(
@@ -37,15 +28,3 @@ class StableDiffusion:
 
     def condition(self, prompts: Sequence[str], negative: str, cameras: Cameras) -> Condition:
         return self.parts.condition(prompts, negative)
-
-    def resize(self, images: Tensor) -> Tensor:
-        return resize(images, *self.resolution)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.parts.autoencoder.encode(images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.parts.autoencoder.decode(latents)
-
-    def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        return self.parts.predict_noise(noisy, timestep, condition)
