@@ -60,6 +60,7 @@ BUILTIN = Preset(
     # The multi-view prior knows no props and would rub them out again: its weight falls once the shape is settled.
     static=StaticSettings(
         steps=500, images=Constant(4), resolution=Switch(32, 64, at=100), samples_per_ray=96, weight_2d=2.0,
+        flat_background=0.9,  # on which the video shows the scene
         guidance_2d=10.0, timesteps_2d=Interval(Switch(0.2, 0.05, at=300), Switch(0.95, 0.5, at=150)),
         guidance_3d=7.5, weight_3d=Linear(1.0, 0.15, steps=350),
         timesteps_3d=Interval(Linear(0.98, 0.02, steps=400), Linear(0.98, 0.5, steps=400)),
