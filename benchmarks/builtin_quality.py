@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dream4d import recipes
 from dream4d.cameras import Cameras, orbit
-from dream4d.film import DISTANCE, ELEVATION, FOV_Y, camera_at
+from dream4d.film import AROUND, DISTANCE, ELEVATION, FOV_Y, THROUGHOUT, camera_at
 from dream4d.media import contact_sheet, write_png
 from dream4d.render import render_image
 from dream4d.run import slug
@@ -38,8 +38,7 @@ from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, Combination
 from dream4d.toyworld.world import make_toys
 
 SIZE, GREY = 64, 0.5
-AZIMUTHS = tuple(45.0 * i for i in range(8))
-TIMES = tuple(i / 5 for i in range(6))
+AZIMUTHS, TIMES = AROUND, THROUGHOUT
 CLIP_AZIMUTHS = (-60.0, -30.0, 0.0, 30.0, 60.0)
 CLIP_FRAMES = 16
 PROP_PIXELS = 12  # a view in which fewer pixels of the prop can be seen does not ask for it

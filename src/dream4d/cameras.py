@@ -88,13 +88,14 @@ def orbit(azimuth: Tensor, elevation: Tensor, distance: Tensor, fov_y: Tensor) -
     return Cameras(pose, fov_y)
 
 
-def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """[n] random numbers between `low` and `high`."""
     return low + (high - low) * torch.rand(n, generator=generator)
 
 
-def _framing_distance(fov_y: Tensor, generator: torch.Generator) -> Tensor:
+def framing_distance(fov_y: Tensor, generator: torch.Generator) -> Tensor:
     """U[.8, 1] / tan(fov_y / 2): an object of radius .8 to 1 fills the image, whatever the field of view."""
-    return _uniform(len(fov_y), 0.8, 1.0, generator) / torch.tan(torch.deg2rad(fov_y) / 2)
+    return uniform(len(fov_y), 0.8, 1.0, generator) / torch.tan(torch.deg2rad(fov_y) / 2)
 
 
 def sample_multiview(
@@ -107,13 +108,13 @@ def sample_multiview(
     elevations are uniform in angle, half uniform on the sphere.
     """
     low, high = elevation
-    uniform_angle = _uniform(scenes, low, high, generator)
-    sines = _uniform(scenes, math.sin(math.radians(low)), math.sin(math.radians(high)), generator)
+    uniform_angle = uniform(scenes, low, high, generator)
+    sines = uniform(scenes, math.sin(math.radians(low)), math.sin(math.radians(high)), generator)
     on_sphere = torch.rad2deg(torch.asin(sines))
     chosen = torch.where(torch.rand(scenes, generator=generator) < 0.5, uniform_angle, on_sphere)
-    fov = _uniform(scenes, *fov_y, generator)
-    distance = _framing_distance(fov, generator)
-    start = _uniform(scenes, 0.0, 360.0 / views, generator) + 360.0 / views * torch.randint(
+    fov = uniform(scenes, *fov_y, generator)
+    distance = framing_distance(fov, generator)
+    start = uniform(scenes, 0.0, 360.0 / views, generator) + 360.0 / views * torch.randint(
         views, (scenes,), generator=generator
     )
     azimuth = start[:, None] + torch.arange(views) * (360.0 / views)
@@ -126,10 +127,10 @@ def sample_clip(
     elevation: tuple[float, float] = (0.0, 45.0), fov_y: tuple[float, float] = (15.0, 60.0),
 ) -> Cameras:
     """One fixed camera a clip (paper Sec. 3.2: "we sample a static camera parameter")."""
-    fov = _uniform(clips, *fov_y, generator)
+    fov = uniform(clips, *fov_y, generator)
     return orbit(
-        _uniform(clips, *azimuth, generator), _uniform(clips, *elevation, generator),
-        _framing_distance(fov, generator), fov,
+        uniform(clips, *azimuth, generator), uniform(clips, *elevation, generator),
+        framing_distance(fov, generator), fov,
     )
 
 

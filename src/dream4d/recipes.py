@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dream4d.distill import Prior, VideoPrior
 from dream4d.dynamic import fit_dynamic, start_dynamic
-from dream4d.film import AROUND, ELEVATION, THROUGHOUT, Channel, View, film, still_sheet
+from dream4d.film import AROUND, ELEVATION, RGB, THROUGHOUT, Channel, View, film, still_sheet
 from dream4d.media import parse_colour, write_png, write_video
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import Preset, to_mapping
@@ -99,11 +99,15 @@ def render_sheet(
     """A contact sheet of the scene of a finished run or file from eight sides, at six times if it moves."""
     behind = parse_colour(background)
     scene = Scene.load(find_scene(source)).to(pick_device(device))
-    write_png(out, still_sheet(
-        scene, settled_occupancy(scene), times=(0.0,) if scene.deformation is None else THROUGHOUT, azimuths=AROUND,
-        size=size, samples_per_ray=samples_per_ray, background=behind,
-    ))
+    write_png(out, _sheet(scene, settled_occupancy(scene), size, samples_per_ray, behind))
     return Path(out)
+
+
+def _sheet(scene: Scene, occupancy: OccupancyGrid, size: int, samples_per_ray: int, background: RGB | None) -> Any:
+    return still_sheet(
+        scene, occupancy, times=(0.0,) if scene.deformation is None else THROUGHOUT, azimuths=AROUND, size=size,
+        samples_per_ray=samples_per_ray, background=background,
+    )
 
 
 def find_scene(source: str | Path) -> Path:
@@ -243,14 +247,16 @@ def _video(run: Run, settings: Preset) -> Path:
     if run.video.exists():
         return run.video
     output, samples = settings.output, settings.static.samples_per_ray
-    render_sheet(
-        run.scene, run.sheet, size=min(output.size, 128), samples_per_ray=samples, background=output.background,
-        device=settings.device,
+    behind = parse_colour(output.background)
+    scene = Scene.load(run.scene).to(pick_device(settings.device))
+    occupancy = settled_occupancy(scene)
+    write_png(run.sheet, _sheet(scene, occupancy, min(output.size, 128), samples, behind))
+    frames = film(
+        scene, occupancy, views=("fixed", "orbit"), channels=("rgb",), size=output.size, frames=output.frames,
+        samples_per_ray=samples, background=behind,
     )
-    return render_video(
-        run.scene, run.video, size=output.size, frames=output.frames, fps=output.fps, samples_per_ray=samples,
-        background=output.background, device=settings.device,
-    )
+    write_video(run.video, frames, output.fps)
+    return run.video
 
 
 def _job(command: str, prompt: str, settings: Preset, **more: str) -> dict[str, Any]:

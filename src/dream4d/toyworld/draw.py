@@ -39,8 +39,9 @@ class Picture:
 
 
 def over(rgba: Tensor, background: Tensor) -> Tensor:
-    """Premultiplied [b, h, w, 4] before a colour [3] or [b, 3] -> [b, h, w, 3]."""
-    background = background.reshape(-1, 1, 1, 3)
+    """Premultiplied [b, h, w, 4] before a colour [3] or [b, 3], or pictures that fit it -> [b, h, w, 3]."""
+    if background.ndim < 4:
+        background = background.reshape(-1, 1, 1, 3)
     return rgba[..., :3] + (1 - rgba[..., 3:]) * background
 
 

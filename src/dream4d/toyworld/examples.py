@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from dream4d.cameras import Cameras, orbit, sample_clip, sample_multiview
+from dream4d.cameras import Cameras, framing_distance, orbit, sample_clip, sample_multiview, uniform, view_words
 from dream4d.dynamic import sample_times
 from dream4d.priors.mvdream import camera_embedding
-from dream4d.toyworld.draw import draw_rgba
+from dream4d.toyworld.draw import draw_rgba, over
 from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, VIEWS, Combination, held_out, sentence
 from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
 from dream4d.toyworld.networks import VIEWS as VIEWS_OF_A_SCENE
@@ -76,7 +77,7 @@ def image_examples(n: int, generator: torch.Generator, device: torch.device) -> 
         frontal, 35 * torch.randn(n, generator=generator), 360 * torch.rand(n, generator=generator) - 180
     )
     high = torch.rand(n, generator=generator) < 0.04
-    elevation = torch.where(high, _uniform(n, 61, 85, generator), _uniform(n, -2, 32, generator))
+    elevation = torch.where(high, uniform(n, 61, 85, generator), uniform(n, -2, 32, generator))
     cameras = orbit(azimuth, elevation, *_framing(n, generator))
     view = torch.where(torch.rand(n, generator=generator) < 0.7, _view(cameras), NO_VIEW)
     images = _draw(toys, torch.zeros(n), cameras, background_images(n, generator), device)
@@ -87,7 +88,7 @@ def image_examples(n: int, generator: torch.Generator, device: torch.device) -> 
 def multiview_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
     """As renders of 3D assets are: plain, from four sides, without props; the sentence may name one all the same."""
     named = random_toys(n, generator, textured=False)
-    toys = Toys(**{**vars(named), "prop": torch.zeros(n, dtype=torch.long)})
+    toys = replace(named, prop=torch.zeros(n, dtype=torch.long))
     cameras = sample_multiview(n, generator, views=VIEWS_OF_A_SCENE)
     images = draw_each(toys, torch.zeros(n, VIEWS_OF_A_SCENE), cameras, background_images(n, generator), device)
     camera = camera_embedding(cameras).reshape(n, VIEWS_OF_A_SCENE, 16).to(device)
@@ -111,9 +112,9 @@ def any_examples(n: int, generator: torch.Generator, device: torch.device) -> Ex
     """Pictures of toys at any time from anywhere, half of them textured: what the autoencoder must carry."""
     toys = random_toys(n, generator, textured=True)
     toys.stripes[torch.rand(n, generator=generator) < 0.5, 0] = 0
-    azimuth, elevation = 360 * torch.rand(n, generator=generator), _uniform(n, -2, 60, generator)
+    azimuth, elevation = 360 * torch.rand(n, generator=generator), uniform(n, -2, 60, generator)
     distance, fov = _framing(n, generator)
-    cameras = orbit(azimuth, elevation, distance * _uniform(n, 0.8, 1.15, generator), fov)
+    cameras = orbit(azimuth, elevation, distance * uniform(n, 0.8, 1.15, generator), fov)
     images = _draw(toys, torch.rand(n, generator=generator), cameras, background_images(n, generator), device)
     return Examples(images[:, None], torch.zeros(n, dtype=torch.long))
 
@@ -162,6 +163,7 @@ def _describe(toys: Toys, motion: Tensor, view: Tensor, generator: torch.Generat
     )  # fmt: skip
 
 
+@cache
 def _held_out_table() -> Tensor:
     table = torch.zeros(len(KINDS), len(COLOURS), len(PROPS) + 1, dtype=torch.bool)
     for kind, colour, prop in held_out():
@@ -172,7 +174,7 @@ def _held_out_table() -> Tensor:
 def _draw(toys: Toys, time: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device) -> Tensor:
     """[n, 64, 64, 3]"""
     rgba = draw_rgba(toys.to(device), time.to(device), cameras.to(device), IMAGE_SIZE)
-    return rgba[..., :3] + (1 - rgba[..., 3:]) * backgrounds.to(device)
+    return over(rgba, backgrounds.to(device))
 
 
 def draw_each(toys: Toys, times: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device) -> Tensor:
@@ -199,23 +201,14 @@ def background_images(n: int, generator: torch.Generator) -> Tensor:
 
 def _framing(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Distances and fields of view as the program's cameras have them."""
-    fov = _uniform(n, 15, 60, generator)
-    return _uniform(n, 0.8, 1.0, generator) / torch.tan(torch.deg2rad(fov) / 2), fov
+    fov = uniform(n, 15, 60, generator)
+    return framing_distance(fov, generator), fov
 
 
 def _view(cameras: Cameras) -> Tensor:
-    """Index into VIEWS [n], as `cameras.view_words` has it."""
-    azimuth, names = cameras.azimuth.abs(), list(VIEWS)
-    view = torch.full(azimuth.shape, names.index("side view"))
-    view[azimuth <= 30] = names.index("front view")
-    view[azimuth >= 150] = names.index("back view")
-    view[cameras.elevation > 60] = names.index("overhead view")
-    return view
+    """Index into VIEWS [n]."""
+    return torch.tensor([VIEWS.index(words) for words in view_words(cameras)])
 
 
 def _sometimes(probability: float, values: Tensor, otherwise: int, generator: torch.Generator) -> Tensor:
     return torch.where(torch.rand(len(values), generator=generator) < probability, values, otherwise)
-
-
-def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(n, generator=generator)

@@ -21,6 +21,7 @@ from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS
 from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
 
 WEIGHTS = "judge.safetensors"
+SIZES = (len(KINDS), len(COLOURS), len(PROPS) + 1, 2)  # of the answers: three sets of logits and a direction
 STANDING = len(MOTIONS)
 """What `Judge.read_motion` says of a toy that does not move."""
 
@@ -46,8 +47,7 @@ class JudgeNetwork(nn.Module):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.SiLU(),
                        nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after), nn.SiLU()]  # fmt: skip
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * widths[-1], features), nn.SiLU())
-        self.sizes = (len(KINDS), len(COLOURS), len(PROPS) + 1, 2)
-        self.head = nn.Linear(features, sum(self.sizes))
+        self.head = nn.Linear(features, sum(SIZES))
         self.motion = nn.Sequential(
             nn.Conv1d(features, features, 3, padding=1), nn.SiLU(),
             nn.Conv1d(features, features, 3, padding=1, stride=2), nn.SiLU(),
@@ -86,7 +86,7 @@ class Judge:
     @torch.no_grad()
     def read(self, images: Tensor) -> Reading:
         """Of images [n, h, w, 3] in [0, 1]."""
-        kind, colour, prop, direction = self.network.read(self._prepare(images)).split(self.network.sizes, dim=1)
+        kind, colour, prop, direction = self.network.read(self._prepare(images)).split(SIZES, dim=1)
         azimuth = torch.rad2deg(torch.atan2(direction[:, 1], direction[:, 0]))
         return Reading(kind.argmax(1), colour.argmax(1), prop.argmax(1), azimuth)
 
@@ -103,8 +103,7 @@ class Judge:
 
 def judge_loss(answers: Tensor, motion_answers: Tensor, truth: Tensor, motion: Tensor) -> dict[str, Tensor]:
     """truth [n, 4]: kind, colour, prop, azimuth in degrees. motion [n]."""
-    sizes = (len(KINDS), len(COLOURS), len(PROPS) + 1, 2)
-    *logits, direction = answers.float().split(sizes, dim=1)
+    *logits, direction = answers.float().split(SIZES, dim=1)
     losses = {
         name: F.cross_entropy(logit, truth[:, i].long())
         for i, (name, logit) in enumerate(zip(("kind", "colour", "prop"), logits, strict=True))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dream4d.cameras import Cameras, orbit
+from dream4d.distill import add_noise
 from dream4d.files import atomic
 from dream4d.media import contact_sheet, write_png
 from dream4d.priors.mvdream import MVDream, multiview_attention
@@ -94,10 +95,10 @@ class Workshop:
     def trainer(self, stage: Stage, parts: list[nn.Module]) -> Trainer:
         return Trainer(stage, parts, self.sizes.plans[stage], self.out / "log", self.device)
 
-    def pick(self, examples: Examples, batch: int) -> tuple[Tensor, Examples]:
+    def pick(self, examples: Examples, batch: int) -> Examples:
         index = torch.randint(len(examples.images), (batch,), generator=self.generator).to(self.device)
         camera = None if examples.camera is None else examples.camera[index]
-        return index, Examples(examples.images[index], examples.sentence[index], camera)
+        return Examples(examples.images[index], examples.sentence[index], camera)
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, device=self.device)
@@ -124,8 +125,9 @@ def train(
     plans = {stage: replace(plan, seconds=limits.get(stage, plan.seconds)) for stage, plan in sizes.plans.items()}
     sizes = replace(sizes, plans=plans)
     for stage in stages:
-        generator = torch.Generator().manual_seed(1000 * seed + STAGES.index(stage))
-        torch.manual_seed(seed)
+        own_seed = 1000 * seed + STAGES.index(stage)
+        generator = torch.Generator().manual_seed(own_seed)
+        torch.manual_seed(own_seed)
         shop = Workshop(out, chosen, generator, sizes, initial)
         if not _done(shop, stage):
             begin = time.monotonic()
@@ -139,13 +141,12 @@ def train(
 def train_vae(shop: Workshop) -> None:
     """L1 + .5 MSE of pixels, where toys count five times, + 2 L1 of their differences + 1e-3 KL."""
     plan = shop.sizes.plans["vae"]
-    torch.manual_seed(0)
     vae = networks.autoencoder()
     trainer = shop.trainer("vae", [vae])
     examples = pool(any_examples, shop.sizes.pools["vae"], shop.generator, shop.device, shop.sizes.chunk, to_bytes)
 
     def batch() -> Tensor:
-        images = shop.pick(examples, plan.batch)[1].images[:, 0].float() / 255
+        images = shop.pick(examples, plan.batch).images[:, 0].float() / 255
         few = len(images) // 6
         images[:few] = spoil(images[:few, None], shop.generator)[:, 0]
         return (2 * images - 1).permute(0, 3, 1, 2).contiguous()
@@ -184,7 +185,6 @@ def train_vae(shop: Workshop) -> None:
 def train_image(shop: Workshop) -> None:
     """The image prior and the text encoder, together from scratch."""
     folder = shop.prior("image")
-    torch.manual_seed(1)
     words = networks.tokenizer(folder / "tokenizer")
     text, unet = networks.text_encoder(len(words)), networks.image_unet()
     _start(shop, unet, "priors/image/unet")
@@ -203,14 +203,14 @@ def train_image(shop: Workshop) -> None:
 def train_multiview(shop: Workshop) -> None:
     """The multi-view prior, from the image prior's weights; its text encoder is the image prior's."""
     folder, base = shop.prior("multiview"), shop.prior("image")
-    torch.manual_seed(2)
     unet = networks.multiview_unet()
-    unet.load_state_dict(StableDiffusion.load(base).parts.unet.state_dict(), strict=False)
+    parts = StableDiffusion.load(base).parts
+    unet.load_state_dict(parts.unet.state_dict(), strict=False)
     multiview_attention(unet, VIEWS)
     _start(shop, unet, "priors/multiview/unet")
-    text = StableDiffusion.load(base).parts.text
-    assert text is not None
-    _train_denoiser(shop, "multiview", unet, text.model, multiview_examples, text.tokenizer, train_text=False)
+    assert parts.text is not None
+    text, words = parts.text.model, parts.text.tokenizer
+    _train_denoiser(shop, "multiview", unet, text, multiview_examples, words, train_text=False)
     networks.scheduler().save_pretrained(folder / "scheduler")
     _save(unet, folder / "unet")
     prompts = [sentence(c) for c in evaluation_combinations(shop.sizes.sheet_prompts)][::2]
@@ -224,7 +224,6 @@ def train_multiview(shop: Workshop) -> None:
 def train_video(shop: Workshop) -> None:
     """The video prior, from the image prior's weights, and its text encoder, which learns the words of motion."""
     folder, base = shop.prior("video"), shop.prior("image")
-    torch.manual_seed(3)
     parts = StableDiffusion.load(base).parts
     unet = networks.video_unet()
     networks.start_video_unet(unet, parts.unet.state_dict())
@@ -246,7 +245,6 @@ def train_video(shop: Workshop) -> None:
 def train_judge(shop: Workshop) -> None:
     """The judge, on stills and clips of every combination, spoilt; a quarter of them through the autoencoder."""
     plan = shop.sizes.plans["judge"]
-    torch.manual_seed(4)
     network = JudgeNetwork()
     _start(shop, network, "judge")
     trainer = shop.trainer("judge", [network])
@@ -310,15 +308,14 @@ def _train_denoiser(
         features = torch.cat([text(part).last_hidden_state for part in tokens.split(2048)]).to(half)
 
     def batch() -> tuple[Tensor, ...]:
-        _, chosen = shop.pick(examples, plan.batch)
+        chosen = shop.pick(examples, plan.batch)
         dropped = torch.rand(plan.batch, generator=shop.generator).to(shop.device) < 0.12
         rows = torch.where(dropped, sentences.empty, chosen.sentence)
         latents = chosen.images.float().transpose(1, 2) if video else chosen.images.float().flatten(0, 1)
         timestep = torch.randint(len(alpha_bar), (plan.batch,), generator=shop.generator).to(shop.device)
         timestep, rows = timestep.repeat_interleave(views), rows.repeat_interleave(views)
         noise = torch.randn_like(latents)
-        alpha = alpha_bar[timestep].reshape(-1, *[1] * (latents.ndim - 1))
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        noisy = add_noise(latents, noise, alpha_bar[timestep])
         context = text(tokens[rows]).last_hidden_state if train_text else features[rows]
         more = () if chosen.camera is None else (chosen.camera.flatten(0, 1).to(half),)
         return noise, noisy.to(half), timestep, context.to(half), *more
