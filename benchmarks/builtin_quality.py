@@ -221,31 +221,38 @@ def score(judge: Any, combination: Combination, stills: Tensor, clips: Tensor, v
     stills: of STILLS. clips: of CLIPS, one after the other. visible: [stills], the prop's pixels.
     """
     reading = judge.read(stills)
-    kind, colour, prop, azimuth = (
-        getattr(reading, name).detach().cpu() for name in ("kind", "colour", "prop", "azimuth")
-    )
+    right = compare(reading, combination, STILLS, visible)
     motion = judge.read_motion(clips.reshape(len(CLIP_AZIMUTHS), CLIP_FRAMES, *clips.shape[1:])).detach().cpu()
-    props = [None, *PROPS]
-    asked = visible.cpu() >= PROP_PIXELS
-    truth = torch.tensor([azimuth for _, azimuth in STILLS])
-    error = (azimuth.float() - truth + 180).remainder(360) - 180
-    right = {
-        "kind": kind == KINDS.index(str(combination.kind)),
-        "colour": colour == COLOURS.index(str(combination.colour)),
-        "prop": (prop == props.index(combination.prop))[asked],
-        "azimuth": error.abs() <= AZIMUTH_ERROR,
-        "clips": motion == MOTIONS.index(str(combination.motion)),
-    }
+    right["clips"] = motion == MOTIONS.index(str(combination.motion))
     counts = {name: (int(values.sum()), len(values)) for name, values in right.items()}
     counts["motion"] = (int(majority(counts["clips"])), 1)
     counts["scene"] = (int(all(majority(counts[name]) for name in ("kind", "colour", "prop", "clips"))), 1)
     read = {
-        "kind": commonest(kind, KINDS),
-        "colour": commonest(colour, COLOURS),
-        "prop": commonest(prop[asked], ["nothing", *PROPS]),
+        "kind": commonest(reading.kind, KINDS),
+        "colour": commonest(reading.colour, COLOURS),
+        "prop": commonest(reading.prop.cpu()[visible.cpu() >= PROP_PIXELS], ["nothing", *PROPS]),
         "motion": commonest(motion, [*MOTIONS, "standing"]),
     }
     return {**counts, "read": read}
+
+
+def compare(reading: Any, combination: Combination, shots: Sequence[Shot], visible: Tensor) -> dict[str, Tensor]:
+    """Which readings of pictures from `shots` agree with the sentence, by attribute; a prop's where it can be seen.
+
+    visible: [shots], the prop's pixels.
+    """
+    truth = torch.tensor([azimuth for _, azimuth in shots])
+    return {
+        "kind": reading.kind.cpu() == KINDS.index(str(combination.kind)),
+        "colour": reading.colour.cpu() == COLOURS.index(str(combination.colour)),
+        "prop": (reading.prop.cpu() == [None, *PROPS].index(combination.prop))[visible.cpu() >= PROP_PIXELS],
+        "azimuth": apart(reading.azimuth.cpu().float(), truth) <= AZIMUTH_ERROR,
+    }
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """Degrees between two directions, 0 to 180."""
+    return ((a - b + 180).remainder(360) - 180).abs()
 
 
 def majority(count: tuple[int, int]) -> bool:

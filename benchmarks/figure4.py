@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from builtin_quality import AZIMUTH_ERROR, PROP_PIXELS, drawing, photograph, prop_pixels
+from builtin_quality import apart, compare, drawing, photograph, prop_pixels
 from report import RESULTS, ROOT, print_table, provenance, write_json
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from dream4d.film import AROUND
 from dream4d.media import contact_sheet, write_png
 from dream4d.presets import BUILTIN
 from dream4d.scene import Scene
-from dream4d.toyworld.grammar import COLOURS, KINDS, PROPS, Combination, parse, sentence
+from dream4d.toyworld.grammar import Combination, parse, sentence
 from dream4d.toyworld.judge import Judge
 
 ROWS = {"both priors": {}, "only multi-view": {"image": "none"}, "only image": {"multiview": "none"}}
@@ -71,18 +71,9 @@ def read(judge: Any, combination: Combination, images: Tensor, device: str) -> d
     """Right readings of how many, by attribute; a prop counts where it can be seen. Views from behind that show a
     face: those that the judge takes for views from the front."""
     reading = judge.read(images)
-    kind, colour, prop, azimuth = (getattr(reading, name).cpu() for name in ("kind", "colour", "prop", "azimuth"))
-    truth = torch.tensor(AROUND)
-    error = ((azimuth.float() - truth + 180).remainder(360) - 180).abs()
-    asked = prop_pixels(combination, SHOTS, device).cpu() >= PROP_PIXELS
-    behind = (truth - 180).abs() <= 60
-    right = {
-        "kind": kind == KINDS.index(str(combination.kind)),
-        "colour": colour == COLOURS.index(str(combination.colour)),
-        "prop": (prop == 1 + list(PROPS).index(str(combination.prop)))[asked],
-        "azimuth": error <= AZIMUTH_ERROR,
-        "faces behind": (azimuth.abs() < 60)[behind],
-    }
+    right = compare(reading, combination, SHOTS, prop_pixels(combination, SHOTS, device))
+    behind = apart(torch.tensor(AROUND), torch.tensor(180.0)) <= 60
+    right["faces behind"] = (reading.azimuth.cpu().abs() < 60)[behind]
     return {name: (int(values.sum()), len(values)) for name, values in right.items()}
 
 

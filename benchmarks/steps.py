@@ -81,13 +81,15 @@ def save_random_priors(folder: Path) -> None:
     with quiet_libraries():
         from dream4d.toyworld import networks
 
-        words = networks.tokenizer(folder / "image" / "tokenizer")
+        words = networks.tokenizer()
+        words.save_pretrained(folder / "image" / "tokenizer")
         networks.text_encoder(len(words)).save_pretrained(folder / "image" / "text_encoder")
         networks.autoencoder().save_pretrained(folder / "image" / "vae")
         unets = {"image": networks.image_unet, "multiview": networks.multiview_unet, "video": networks.video_unet}
         for name, unet in unets.items():
             unet().save_pretrained(folder / name / "unet")
-            networks.scheduler().save_pretrained(folder / name / "scheduler")
+            schedule = networks.video_scheduler() if name == "video" else networks.scheduler()
+            schedule.save_pretrained(folder / name / "scheduler")
 
 
 def outside(case: str, device: str, priors: Path, options: argparse.Namespace) -> dict[str, Any]:

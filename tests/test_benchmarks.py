@@ -16,6 +16,7 @@ from tiny_models import save_denoiser, save_image_model, unet_2d, unet_3d
 from tiny_scene import tiny_scene
 
 from dream4d import recipes, static
+from dream4d.distill import remove_noise
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import BUILTIN
 from dream4d.schedules import Constant
@@ -30,7 +31,7 @@ def importable():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         yield
-        for name in ("builtin_quality", "steps", "report"):
+        for name in ("builtin_quality", "motion_signal", "steps", "report"):
             sys.modules.pop(name, None)
 
 
@@ -98,6 +99,36 @@ def test_a_prop_is_asked_for_where_it_can_be_seen(quality):
     assert back > 4 * front
     assert quality.prop_pixels(Combination("bear", "red", "top hat"), shots, "cpu").min() >= quality.PROP_PIXELS
     assert quality.prop_pixels(Combination("bear", "red", None), shots, "cpu").max() == 0
+
+
+class Clairvoyant:
+    """A video prior whose latents are pixels and whose estimate is the clip that it was told to expect."""
+
+    alpha_bar = torch.linspace(0.99, 0.01, 1000)
+
+    def __init__(self, estimate):
+        self.estimate = estimate
+
+    def encode(self, videos):
+        return videos
+
+    def condition(self, prompts, negative, cameras):
+        return None
+
+    def predict_noise(self, noisy, timestep, condition):
+        noise = remove_noise(noisy, self.estimate, 1 - self.alpha_bar[timestep])  # the roles of z and eps exchanged
+        return noise, noise
+
+
+def test_the_signal_of_a_motion_is_1_for_the_truth_and_0_for_what_it_has_nothing_of():
+    import motion_signal
+
+    options = SimpleNamespace(timesteps=[900, 300], repeats=1, guidance=5.0)
+    jump = replace(COMBINATION, motion="jumping")
+    truth = motion_signal.clip(jump, torch.linspace(0.05, 0.95, 16), torch.device("cpu"))
+    assert motion_signal.signal(Clairvoyant(truth), jump, options) == pytest.approx([1, 1], abs=1e-3)
+    assert max(motion_signal.signal(Clairvoyant(truth), COMBINATION, options)) < 0.5, "a jump is no waving"
+    assert motion_signal.signal(Clairvoyant(truth[:, :1].expand_as(truth)), jump, options)[1] < 0.2, "it stands"
 
 
 def test_a_step_is_timed_by_its_parts(monkeypatch):

@@ -67,10 +67,11 @@ BUILTIN = Preset(
         learning_rate_grid=Milestones(0.02, at=(330, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),
-    # One coarse level of the 4D grid at first: limbs swing as a whole and do not dissolve into nearer shapes.
+    # One coarse level of the 4D grid at first: limbs swing as a whole, and do not dissolve into nearer ones. The video
+    # prior takes any pose for the right one at timesteps below .6: nothing would move there, only smooth out.
     dynamic=DynamicSettings(
-        steps=240, height=Constant(40), width=Constant(40), samples_per_ray=96, guidance=10.0, weight_tv=300.0,
-        timesteps=Interval(Linear(0.99, 0.2, steps=240), Linear(0.99, 0.5, steps=240)),
+        steps=240, height=Constant(40), width=Constant(40), samples_per_ray=96, guidance=5.0, weight_tv=100.0,
+        timesteps=Interval(Linear(0.98, 0.55, steps=240), Linear(0.98, 0.85, steps=240)),
         levels=Levels(1, every=40, most=6), learning_rate=Milestones(5e-3, at=(160, 200)), occupancy_times=4,
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),

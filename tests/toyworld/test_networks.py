@@ -1,14 +1,15 @@
 import pytest
 import torch
 
+from dream4d.priors.parts import cumulative_alphas
 from dream4d.toyworld import networks
 from dream4d.toyworld.examples import Sentences
 from dream4d.toyworld.grammar import every_word
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return networks.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+def tokenizer():
+    return networks.tokenizer()
 
 
 def test_every_word_is_one_token(tokenizer):
@@ -59,3 +60,10 @@ def test_what_is_shipped_is_small():
     text = numbers(networks.text_encoder(300))
     total = sum(map(numbers, (networks.autoencoder(), networks.image_unet(), networks.multiview_unet())))
     assert 2 * (total + numbers(networks.video_unet()) + 2 * text) < 64e6
+
+
+def test_the_video_schedule_ends_in_more_noise_than_16_frames_can_outvote():
+    image, video = (cumulative_alphas(dict(s.config)) for s in (networks.scheduler(), networks.video_scheduler()))
+    ratio = (video[-1] / (1 - video[-1])) / (image[-1] / (1 - image[-1]))
+    assert ratio < 1 / networks.FRAMES
+    assert networks.video_scheduler().config.prediction_type == "v_prediction"

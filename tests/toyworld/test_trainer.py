@@ -77,3 +77,36 @@ def test_a_time_limit_ends_training(tmp_path):
     network, trainer = make(tmp_path, replace(PLAN, seconds=1e-9))
     trainer.fit(loss_of(network, trainer))
     assert trainer.step == 1
+
+
+def _train_in_a_team(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    network, trainer = make(folder)
+    generator = torch.Generator().manual_seed(rank)
+
+    def loss():
+        x = torch.randn(8, 3, generator=generator)
+        return {"fit": F.mse_loss(network(x), x[:, :2] - 0.5)}
+
+    trainer.fit(loss)
+    torch.save([p.detach() for p in network.parameters()], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_team_takes_the_steps_of_one_process_with_all_of_its_examples(tmp_path):
+    torch.multiprocessing.spawn(_train_in_a_team, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    alone, trainer = make(tmp_path / "alone")
+    generators = [torch.Generator().manual_seed(rank) for rank in range(2)]
+
+    def loss():
+        x = torch.cat([torch.randn(8, 3, generator=generator) for generator in generators])
+        return {"fit": F.mse_loss(alone(x), x[:, :2] - 0.5)}
+
+    trainer.fit(loss)
+    for a, b, whole in zip(first, second, alone.parameters(), strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, whole, rtol=1e-4, atol=1e-5)
+    lines = (tmp_path / "line.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["processes"] == 2
+    assert len(lines) == 3, "only the first process writes the log"

@@ -3,7 +3,8 @@
 Stages, each of which builds on the ones before: ``vae`` (autoencoder), ``image`` (with the text encoder),
 ``multiview``, ``video`` (with a text encoder of its own), ``judge``. FOLDER gets priors/ and judge/ as the package
 ships them, log/ with losses and checkpoints, and sheets/ of samples and loss curves. A stage that is done is skipped,
-one that was stopped goes on from its checkpoint.
+one that was stopped goes on from its checkpoint. On several GPUs:
+``torchrun --nproc-per-node 2 -m dream4d.toyworld.train --out FOLDER``; each adds batches and a pool of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from dream4d.cameras import Cameras, orbit
@@ -45,7 +46,7 @@ from dream4d.toyworld.examples import (
 from dream4d.toyworld.grammar import MOTIONS, evaluation_combinations, sentence
 from dream4d.toyworld.judge import WEIGHTS, JudgeNetwork, judge_clips, judge_loss, spoil
 from dream4d.toyworld.networks import FRAMES, LATENT_CHANNELS, LATENT_SIZE, VIEWS
-from dream4d.toyworld.trainer import Plan, Trainer, graphed
+from dream4d.toyworld.trainer import Plan, Trainer, graphed, join_team, rank, team
 
 Stage = Literal["vae", "image", "multiview", "video", "judge"]
 STAGES: tuple[Stage, ...] = ("vae", "image", "multiview", "video", "judge")
@@ -64,19 +65,23 @@ class Sizes:
 
 FULL = Sizes(
     plans={
-        "vae": Plan(4000, 256, learning_rate=1e-3),
-        "image": Plan(9000, 512),
-        "multiview": Plan(6000, 128),
-        "video": Plan(5000, 32, learning_rate=7e-4),
-        "judge": Plan(2500, 48),
+        "vae": Plan(6000, 256, learning_rate=1e-3),
+        "image": Plan(16000, 512),
+        "multiview": Plan(12000, 128),
+        "video": Plan(12000, 32, learning_rate=7e-4),
+        "judge": Plan(4000, 48),
     },
-    pools={"vae": 65536, "image": 196608, "multiview": 32768, "video": 24576, "judge": 0},
+    pools={"vae": 131072, "image": 393216, "multiview": 49152, "video": 32768, "judge": 0},
 )
 DRY = Sizes(
     plans={stage: Plan(4, 4, warm_up=2) for stage in STAGES},
     pools={"vae": 16, "image": 16, "multiview": 8, "video": 8, "judge": 0},
     chunk=16, sheet_prompts=2, sheet_steps=1,
 )  # fmt: skip
+
+
+Finish = Callable[[], None]
+"""What remains after a stage's training, for one process alone: to save the networks and to draw samples."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,15 @@ class Workshop:
     generator: torch.Generator
     sizes: Sizes
     initial: Path | None = None
+    compiled: bool = False
 
     def prior(self, name: str) -> Path:
         return self.out / "priors" / name
 
     def trainer(self, stage: Stage, parts: list[nn.Module]) -> Trainer:
-        return Trainer(stage, parts, self.sizes.plans[stage], self.out / "log", self.device)
+        trainer = Trainer(stage, parts, self.sizes.plans[stage], self.out / "log", self.device)
+        torch.manual_seed(self.generator.initial_seed())  # from here on each process of a team has noise of its own
+        return trainer
 
     def pick(self, examples: Examples, batch: int) -> Examples:
         index = torch.randint(len(examples.images), (batch,), generator=self.generator).to(self.device)
@@ -106,7 +114,7 @@ class Workshop:
 
 def train(
     out: Path, stages: tuple[Stage, ...] = STAGES, *, device: str = "auto", seed: int = 0, dry_run: bool = False,
-    seconds: dict[Stage, float] | None = None, initial: Path | None = None,
+    seconds: dict[Stage, float] | None = None, initial: Path | None = None, compiled: bool = False,
 ) -> None:
     """Train the stages that `out` lacks.
 
@@ -118,27 +126,35 @@ def train(
         dry_run: A few tiny steps each, to see that everything runs.
         seconds: Limits of the training time of stages, such as `--seconds vae 120 image 300`.
         initial: The folder of an earlier training, whose networks are the starting point, the autoencoder apart.
+        compiled: Compile the UNets with torch.compile: a minute or two each, then more steps a second on a GPU.
     """
     chosen = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    chosen = join_team(chosen)
     sizes = DRY if dry_run else FULL
     limits = seconds or {}
     plans = {stage: replace(plan, seconds=limits.get(stage, plan.seconds)) for stage, plan in sizes.plans.items()}
     sizes = replace(sizes, plans=plans)
     for stage in stages:
         own_seed = 1000 * seed + STAGES.index(stage)
-        generator = torch.Generator().manual_seed(own_seed)
-        torch.manual_seed(own_seed)
-        shop = Workshop(out, chosen, generator, sizes, initial)
+        torch.manual_seed(own_seed)  # networks start alike in all processes; examples and noise differ
+        generator = torch.Generator().manual_seed(own_seed + 100 * rank())
+        shop = Workshop(out, chosen, generator, sizes, initial, compiled)
         if not _done(shop, stage):
             begin = time.monotonic()
-            _TRAIN[stage](shop)
-            print(f"{stage}: {time.monotonic() - begin:.0f} s in all", flush=True)
-    curves = loss_curves(out / "log")
+            finish = _TRAIN[stage](shop)
+            if rank() == 0:
+                finish()
+                print(f"{stage}: {time.monotonic() - begin:.0f} s in all", flush=True)
+        if team() > 1:
+            distributed.barrier()  # the next stage reads what the first process has written
+    curves = loss_curves(out / "log") if rank() == 0 else None
     if curves is not None:
         write_png(out / "sheets" / "losses.png", curves)
+    if team() > 1:
+        distributed.destroy_process_group()
 
 
-def train_vae(shop: Workshop) -> None:
+def train_vae(shop: Workshop) -> Finish:
     """L1 + .5 MSE of pixels, where toys count five times, + 2 L1 of their differences + 1e-3 KL."""
     plan = shop.sizes.plans["vae"]
     vae = networks.autoencoder()
@@ -170,37 +186,46 @@ def train_vae(shop: Workshop) -> None:
 
     trainer.fit(loss)
     trainer.use_average()
-    with torch.no_grad():
-        sources = torch.cat([batch() for _ in range(4)])
-        latents = torch.cat([vae.encode(part).latent_dist.mode() for part in sources.split(256)])
-        vae.register_to_config(scaling_factor=float(1 / latents.std()))
-        show = sources[-16:]
-        both = torch.stack([show, vae.decode(vae.encode(show).latent_dist.mode()).sample])
-        error = (both[0] - both[1]).square().mean() / 4
-    print(f"autoencoder: scaling factor {vae.config.scaling_factor:.4f}, PSNR {-10 * error.log10():.2f} dB", flush=True)
-    _save(vae, shop.prior("image") / "vae")
-    _sheet(shop, "vae", (both / 2 + 0.5).permute(0, 1, 3, 4, 2))
+
+    def finish() -> None:
+        with torch.no_grad():
+            sources = torch.cat([batch() for _ in range(4)])
+            latents = torch.cat([vae.encode(part).latent_dist.mode() for part in sources.split(256)])
+            vae.register_to_config(scaling_factor=float(1 / latents.std()))
+            show = sources[-16:]
+            both = torch.stack([show, vae.decode(vae.encode(show).latent_dist.mode()).sample])
+            psnr = -10 * ((both[0] - both[1]).square().mean() / 4).log10()
+        print(f"autoencoder: scaling factor {vae.config.scaling_factor:.4f}, PSNR {psnr:.2f} dB", flush=True)
+        _save(vae, shop.prior("image") / "vae")
+        _sheet(shop, "vae", (both / 2 + 0.5).permute(0, 1, 3, 4, 2))
+
+    return finish
 
 
-def train_image(shop: Workshop) -> None:
+def train_image(shop: Workshop) -> Finish:
     """The image prior and the text encoder, together from scratch."""
     folder = shop.prior("image")
-    words = networks.tokenizer(folder / "tokenizer")
+    words = networks.tokenizer()
     text, unet = networks.text_encoder(len(words)), networks.image_unet()
     _start(shop, unet, "priors/image/unet")
     _start(shop, text, "priors/image/text_encoder")
     _train_denoiser(shop, "image", unet, text, image_examples, words)
-    networks.scheduler().save_pretrained(folder / "scheduler")
-    _save(text, folder / "text_encoder")
-    _save(unet, folder / "unet")
-    prompts = [sentence(c) for c in evaluation_combinations(shop.sizes.sheet_prompts)]
-    views = [", front view", ", side view", ", back view", ""]
-    prior = StableDiffusion.load(folder, device=shop.device)
-    rows = [_draw(shop, prior, [p + view for p in prompts]) for view in views]
-    _sheet(shop, "image", torch.stack(rows))
+
+    def finish() -> None:
+        networks.scheduler().save_pretrained(folder / "scheduler")
+        words.save_pretrained(folder / "tokenizer")
+        _save(text, folder / "text_encoder")
+        _save(unet, folder / "unet")
+        prompts = [sentence(c) for c in evaluation_combinations(shop.sizes.sheet_prompts)]
+        views = [", front view", ", side view", ", back view", ""]
+        prior = StableDiffusion.load(folder, device=shop.device)
+        rows = [_draw(shop, prior, [p + view for p in prompts]) for view in views]
+        _sheet(shop, "image", torch.stack(rows))
+
+    return finish
 
 
-def train_multiview(shop: Workshop) -> None:
+def train_multiview(shop: Workshop) -> Finish:
     """The multi-view prior, from the image prior's weights; its text encoder is the image prior's."""
     folder, base = shop.prior("multiview"), shop.prior("image")
     unet = networks.multiview_unet()
@@ -211,17 +236,21 @@ def train_multiview(shop: Workshop) -> None:
     assert parts.text is not None
     text, words = parts.text.model, parts.text.tokenizer
     _train_denoiser(shop, "multiview", unet, text, multiview_examples, words, train_text=False)
-    networks.scheduler().save_pretrained(folder / "scheduler")
-    _save(unet, folder / "unet")
-    prompts = [sentence(c) for c in evaluation_combinations(shop.sizes.sheet_prompts)][::2]
-    prior = MVDream.load(folder, base, views=VIEWS, device=shop.device)
-    azimuth = (20 + 360 / VIEWS * torch.arange(VIEWS)).repeat(len(prompts))
-    cameras = orbit(azimuth, *torch.tensor([15.0, 2.5, 40.0]).unbind())
-    images = _draw(shop, prior, [p for p in prompts for _ in range(VIEWS)], cameras)
-    _sheet(shop, "multiview", images.reshape(len(prompts), VIEWS, *images.shape[1:]).transpose(0, 1))
+
+    def finish() -> None:
+        networks.scheduler().save_pretrained(folder / "scheduler")
+        _save(unet, folder / "unet")
+        prompts = [sentence(c) for c in evaluation_combinations(shop.sizes.sheet_prompts)][::2]
+        prior = MVDream.load(folder, base, views=VIEWS, device=shop.device)
+        azimuth = (20 + 360 / VIEWS * torch.arange(VIEWS)).repeat(len(prompts))
+        cameras = orbit(azimuth, *torch.tensor([15.0, 2.5, 40.0]).unbind())
+        images = _draw(shop, prior, [p for p in prompts for _ in range(VIEWS)], cameras)
+        _sheet(shop, "multiview", images.reshape(len(prompts), VIEWS, *images.shape[1:]).transpose(0, 1))
+
+    return finish
 
 
-def train_video(shop: Workshop) -> None:
+def train_video(shop: Workshop) -> Finish:
     """The video prior, from the image prior's weights, and its text encoder, which learns the words of motion."""
     folder, base = shop.prior("video"), shop.prior("image")
     parts = StableDiffusion.load(base).parts
@@ -232,17 +261,21 @@ def train_video(shop: Workshop) -> None:
     _start(shop, unet, "priors/video/unet")
     _start(shop, text, "priors/video/text_encoder")
     _train_denoiser(shop, "video", unet, text, video_examples, parts.text.tokenizer)
-    networks.scheduler().save_pretrained(folder / "scheduler")
-    _save(text, folder / "text_encoder")
-    _save(unet, folder / "unet")
-    shown = evaluation_combinations(shop.sizes.sheet_prompts)[: len(MOTIONS)]
-    prompts = [sentence(c) + view for c in shown for view in (", front view", ", side view")]
-    prior = TextToVideo.load(folder, base, frames=FRAMES, device=shop.device)
-    videos = _draw(shop, prior, prompts, shape=(FRAMES, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE))
-    _sheet(shop, "video", videos[:, ::2])
+
+    def finish() -> None:
+        networks.video_scheduler().save_pretrained(folder / "scheduler")
+        _save(text, folder / "text_encoder")
+        _save(unet, folder / "unet")
+        shown = evaluation_combinations(shop.sizes.sheet_prompts)[: len(MOTIONS)]
+        prompts = [sentence(c) + view for c in shown for view in (", front view", ", side view")]
+        prior = TextToVideo.load(folder, base, frames=FRAMES, device=shop.device)
+        videos = _draw(shop, prior, prompts, shape=(FRAMES, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE))
+        _sheet(shop, "video", videos[:, ::2])
+
+    return finish
 
 
-def train_judge(shop: Workshop) -> None:
+def train_judge(shop: Workshop) -> Finish:
     """The judge, on stills and clips of every combination, spoilt; a quarter of them through the autoencoder."""
     plan = shop.sizes.plans["judge"]
     network = JudgeNetwork()
@@ -272,12 +305,16 @@ def train_judge(shop: Workshop) -> None:
 
     trainer.fit(loss)
     trainer.use_average()
-    target = shop.out / "judge" / WEIGHTS
-    with atomic(target) as file:
-        save_file({name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}, file)
+
+    def finish() -> None:
+        target = shop.out / "judge" / WEIGHTS
+        with atomic(target) as file:
+            save_file({name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}, file)
+
+    return finish
 
 
-_TRAIN: dict[Stage, Callable[[Workshop], None]] = {
+_TRAIN: dict[Stage, Callable[[Workshop], Finish]] = {
     "vae": train_vae, "image": train_image, "multiview": train_multiview, "video": train_video, "judge": train_judge,
 }  # fmt: skip
 
@@ -285,7 +322,7 @@ _TRAIN: dict[Stage, Callable[[Workshop], None]] = {
 def _train_denoiser(
     shop: Workshop, stage: Stage, unet: Any, text: Any, make: Any, words: Any, *, train_text: bool = True
 ) -> None:
-    """Epsilon prediction on latents of a pool of examples; an eighth of the prompts are dropped."""
+    """Denoising of latents of a pool of examples; an eighth of the prompts are dropped."""
     plan = shop.sizes.plans[stage]
     trainer = shop.trainer(stage, [unet, text] if train_text else [unet])
     autoencoder = _autoencoder(shop)
@@ -299,9 +336,10 @@ def _train_denoiser(
     examples = pool(make, size, shop.generator, shop.device, chunk, encode)
     sentences = Sentences()
     tokens = sentences.tokens(words).to(shop.device)
-    alpha_bar = cumulative_alphas(dict(networks.scheduler().config)).to(shop.device)
-    half = next(unet.parameters()).dtype
     video = stage == "video"
+    schedule = networks.video_scheduler() if video else networks.scheduler()
+    alpha_bar = cumulative_alphas(dict(schedule.config)).to(shop.device)
+    half = next(unet.parameters()).dtype
     views = 1 if video else together
     if not train_text:
         text.to(shop.device)
@@ -316,17 +354,22 @@ def _train_denoiser(
         timestep, rows = timestep.repeat_interleave(views), rows.repeat_interleave(views)
         noise = torch.randn_like(latents)
         noisy = add_noise(latents, noise, alpha_bar[timestep])
+        target = noise
+        if schedule.config.prediction_type == "v_prediction":
+            target = add_noise(noise, -latents, alpha_bar[timestep])  # v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z
         context = text(tokens[rows]).last_hidden_state if train_text else features[rows]
         more = () if chosen.camera is None else (chosen.camera.flatten(0, 1).to(half),)
-        return noise, noisy.to(half), timestep, context.to(half), *more
+        return target, noisy.to(half), timestep, context.to(half), *more
 
     _, *inputs = batch()
     inputs[2] = inputs[2].detach().clone().requires_grad_(train_text)
+    if shop.compiled:
+        unet.compile()
     run = graphed(_Denoise(unet).eval(), *inputs)
 
     def loss() -> dict[str, Tensor]:
-        noise, *inputs = batch()
-        return {"noise": F.mse_loss(run(*inputs).float(), noise)}
+        target, *inputs = batch()
+        return {"noise": F.mse_loss(run(*inputs).float(), target)}
 
     trainer.fit(loss)
     trainer.use_average()

@@ -1,9 +1,11 @@
-"""Training one of the toy world's networks: mixed precision, a weight average, checkpoints, a log, a time limit."""
+"""Training one of the toy world's networks: mixed precision, a weight average, checkpoints, a log, a time limit; on
+several GPUs under torchrun, each with examples of its own."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +14,7 @@ from typing import Any, TextIO
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from dream4d.files import atomic
 from dream4d.progress import track
@@ -69,29 +71,32 @@ class Trainer:
         return self.folder / f"{self.name}.checkpoint.safetensors"
 
     def fit(self, loss: Callable[[], dict[str, Tensor]], *, log_every: int = 50) -> None:
-        """Minimise the sum of what `loss` returns, to the end of the plan."""
+        """Minimise the sum of what `loss` returns, to the end of the plan. Every process of a team ends with the same
+        weights; the first one writes the log and the checkpoints."""
         if self.checkpoint.exists():
             self._resume()
         already, begin = self.elapsed, time.monotonic()
-        saved = begin
-        with (self.folder / f"{self.name}.jsonl").open("a", encoding="utf-8") as log:
-            _write(log, plan=asdict(self.plan), device=_device_name(self.device), torch=torch.__version__)
-            for _ in track(self._steps(), self.name, self.plan.steps, done=self.step):
+        saved, first = begin, rank() == 0
+        target = self.folder / f"{self.name}.jsonl" if first else Path(os.devnull)
+        with target.open("a", encoding="utf-8") as log:
+            about = {"seed": torch.initial_seed(), "processes": team(), "device": _device_name(self.device)}
+            _write(log, plan=asdict(self.plan), **about, torch=torch.__version__)
+            steps = self._steps()
+            for _ in track(steps, self.name, self.plan.steps, done=self.step) if first else steps:
                 values = loss()
                 total = torch.stack(list(values.values())).sum()
                 total.backward()
-                self._update()
-                if self.step % log_every == 0 or self.step == self.plan.steps:
+                self._update(already + time.monotonic() - begin)
+                if first and (self.step % log_every == 0 or self.step == self.plan.steps):
                     floats = {name: value.item() for name, value in values.items()}
-                    self.elapsed = already + time.monotonic() - begin
                     _write(log, step=self.step, seconds=round(self.elapsed, 2), **floats)
                     if not math.isfinite(sum(floats.values())):
                         raise RuntimeError(f"{self.name} diverged at step {self.step}: {floats}")
                     if time.monotonic() - saved > self.plan.checkpoint_seconds:
                         self._save()
                         saved = time.monotonic()
-                self.elapsed = already + time.monotonic() - begin
-        self._save()
+        if first:
+            self._save()
 
     def use_average(self) -> None:
         """Put the averaged weights into the networks, in fp32."""
@@ -105,9 +110,11 @@ class Trainer:
             yield self.step
 
     @torch.no_grad()
-    def _update(self) -> None:
+    def _update(self, elapsed: float) -> None:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        torch._foreach_copy_([master.grad for master in self.masters if master.grad is not None], gradients)
+        own = [master.grad for master in self.masters if master.grad is not None]
+        torch._foreach_copy_(own, gradients)
+        self.elapsed = average_over_team(own, elapsed)
         nn.utils.clip_grad_norm_(self.masters, 1.0, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(self.step, self.elapsed)
@@ -142,6 +149,39 @@ class Trainer:
         }
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         torch._foreach_copy_([p.data for p in self.parameters], self.masters)
+
+
+def join_team(device: torch.device) -> torch.device:
+    """Where torchrun started this process: meet the others. Returns the device of this one."""
+    if "LOCAL_RANK" not in os.environ:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def team() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def average_over_team(tensors: Sequence[Tensor], number: float) -> float:
+    """Average fp32 `tensors` in place, and the `number`, over all processes: they agree on both then."""
+    if team() == 1:
+        return number
+    flat = torch.cat([*(tensor.flatten() for tensor in tensors), tensors[0].new_tensor([number])])
+    distributed.all_reduce(flat)
+    flat /= team()
+    *means, mean = flat.split([*(tensor.numel() for tensor in tensors), 1])
+    torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(means, tensors, strict=True)])
+    return float(mean)
 
 
 def graphed(network: nn.Module, *inputs: Tensor) -> Any:
