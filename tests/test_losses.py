@@ -1,6 +1,8 @@
+import math
+
 import torch
 
-from dream4d.losses import total_variation
+from dream4d.losses import opacity_entropy, total_variation
 
 
 def test_total_variation_equals_the_formula_written_out():
@@ -18,3 +20,11 @@ def test_total_variation_equals_the_formula_written_out():
 
 def test_uniform_displacement_costs_nothing():
     assert total_variation(torch.full((1, 2, 3, 3, 3), 0.7)) == 0
+
+
+def test_the_entropy_is_greatest_at_one_half_and_pulls_haze_to_nothing():
+    assert math.isclose(opacity_entropy(torch.full((2, 3), 0.5)), math.log(2), rel_tol=1e-6)
+    assert opacity_entropy(torch.tensor([0.0, 1.0])) < 0.01
+    opacity = torch.tensor([0.1, 0.9], requires_grad=True)
+    opacity_entropy(opacity).backward()
+    assert opacity.grad[0] > 0 > opacity.grad[1]

@@ -21,7 +21,7 @@ Channel = Literal["rgb", "depth", "displacement"]
 Array = NDArray[np.floating[Any]]
 RGB = tuple[float, float, float]
 
-DISTANCE, FOV_Y, ELEVATION = 2.75, 40.0, 15.0  # what is in the ball of radius .94 fills the picture
+DISTANCE, FOV_Y, ELEVATION = 2.92, 40.0, 15.0  # the ball of radius 1 fills the picture
 FIXED = (20.0, 110.0, 200.0)
 """Azimuths of the fixed views, in degrees: front, side and back, each a little turned."""
 AROUND = tuple(45.0 * i for i in range(8))

@@ -13,3 +13,13 @@ def total_variation(displacement: Tensor) -> Tensor:
     """
     t, y, x = (displacement.diff(dim=axis).square().sum() for axis in (1, 2, 3))
     return (t + y + x) / len(displacement)
+
+
+def opacity_entropy(opacity: Tensor) -> Tensor:
+    """Mean binary entropy of opacities [..] in nats, a scalar: least where each pixel is empty or opaque.
+
+    Drives haze out of empty space and makes the object solid (not in the text-to-4D part of the paper; its image-to-4D
+    program has it, Sec. 3.3).
+    """
+    opacity = opacity.clamp(1e-3, 1 - 1e-3)
+    return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()

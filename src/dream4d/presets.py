@@ -64,13 +64,14 @@ BUILTIN = Preset(
         guidance_2d=10.0, timesteps_2d=Interval(Switch(0.2, 0.05, at=300), Switch(0.95, 0.5, at=150)),
         guidance_3d=7.5, weight_3d=Linear(1.0, 0.15, steps=350),
         timesteps_3d=Interval(Linear(0.98, 0.02, steps=400), Linear(0.98, 0.5, steps=400)),
+        weight_entropy=Switch(0, 500, at=200),  # haze is what props grow from, and is swept away afterwards
         learning_rate_grid=Milestones(0.02, at=(330, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),
     # One coarse level of the 4D grid at first: limbs swing as a whole, and do not dissolve into nearer ones. The video
     # prior takes any pose for the right one at timesteps below .6: nothing would move there, only smooth out.
     dynamic=DynamicSettings(
-        steps=240, height=Constant(40), width=Constant(40), samples_per_ray=96, guidance=5.0, weight_tv=100.0,
+        steps=240, height=Constant(40), width=Constant(40), samples_per_ray=96, guidance=5.0, weight_tv=30.0,
         timesteps=Interval(Linear(0.98, 0.55, steps=240), Linear(0.98, 0.85, steps=240)),
         levels=Levels(1, every=40, most=6), learning_rate=Milestones(5e-3, at=(160, 200)), occupancy_times=4,
     ),

@@ -119,6 +119,8 @@ class StaticSettings:
     """Interval of the multi-view prior's timesteps, as fractions of their number."""
     std_rescale: float = 0.5
     """How far the guided estimate's standard deviation moves toward the unguided one's, 0 to 1."""
+    weight_entropy: Schedule = Constant(0.0)
+    """Weight of the mean entropy of the pixels' opacities, against haze; the paper has none."""
     learning_rate_grid: Schedule = Constant(0.01)
     """Learning rate of the feature grid."""
     learning_rate_mlp: Schedule = Constant(0.001)

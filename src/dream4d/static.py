@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dream4d.cameras import Cameras, sample_multiview, view_words
 from dream4d.distill import Prior, reconstruction_loss, sds_loss
+from dream4d.losses import opacity_entropy
 from dream4d.occupancy import OccupancyGrid
 from dream4d.render import render
 from dream4d.scene import Scene
@@ -47,7 +48,7 @@ def fit_static(
             settings.images(step) // settings.views, generator, views=settings.views, elevation=settings.elevation,
             fov_y=settings.fov_y,
         )
-        images = _render_images(state, cameras, settings.resolution(step), settings)
+        images, opacity = _render_images(state, cameras, settings.resolution(step), settings)
 
         losses: dict[str, Tensor] = {}
         if image_prior is not None:
@@ -65,7 +66,9 @@ def fit_static(
                 scale=settings.guidance_3d, timesteps=settings.timesteps_3d(step), views=settings.views,
                 std_rescale=settings.std_rescale, generator=generator,
             )
-        weights = {"2d": settings.weight_2d, "3d": settings.weight_3d(step)}
+        if settings.weight_entropy(step):
+            losses["entropy"] = opacity_entropy(opacity)
+        weights = {"2d": settings.weight_2d, "3d": settings.weight_3d(step), "entropy": settings.weight_entropy(step)}
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()  # L of Sec. 3.1
 
         state.optimizer.zero_grad()
@@ -75,8 +78,11 @@ def fit_static(
         yield StepReport(step, {name: value.detach() for name, value in losses.items()})
 
 
-def _render_images(state: State, cameras: Cameras, size: int, settings: StaticSettings) -> Tensor:
-    """[b, size, size, 3], before the scene's background or, with probability `flat_background`, one random colour."""
+def _render_images(
+    state: State, cameras: Cameras, size: int, settings: StaticSettings
+) -> tuple[Tensor, Tensor]:
+    """[b, size, size, 3], before the scene's background or, with probability `flat_background`, one random colour; and
+    opacities [b, size, size]."""
     colour = torch.rand(3, generator=state.generator)
     flat = torch.rand((), generator=state.generator) < settings.flat_background
     device = next(state.scene.parameters()).device
@@ -85,7 +91,8 @@ def _render_images(state: State, cameras: Cameras, size: int, settings: StaticSe
         state.scene, rays, occupancy=state.occupancy, samples_per_ray=settings.samples_per_ray,
         generator=state.generator, background=colour.to(device) if flat else None,
     )
-    return rendered.rgb.reshape(len(cameras), size, size, 3)
+    shape = (len(cameras), size, size)
+    return rendered.rgb.reshape(*shape, 3), rendered.opacity.reshape(shape)
 
 
 def _choose_images(cameras: Cameras, settings: StaticSettings, generator: torch.Generator) -> tuple[Tensor, float]:
