@@ -72,8 +72,7 @@ def scheduler(**changes: Any) -> DDIMScheduler:
 
 def save_image_model(folder: Path, **scheduler_changes: Any) -> Path:
     """A whole text-to-image model in diffusers layout."""
-    words = tokenizer()
-    words.save_pretrained(folder / "tokenizer")
+    words = tokenizer(folder / "tokenizer")
     words.save_pretrained(folder / "tokenizer")
     text_encoder(len(words)).save_pretrained(folder / "text_encoder")
     vae().save_pretrained(folder / "vae")
