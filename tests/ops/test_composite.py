@@ -26,7 +26,7 @@ def run(path, m, rays, dtype):
     out = path.composite(density.requires_grad_(), start, end, values.requires_grad_(), ray, rays)
     outputs = [out.values, out.opacity, out.depth, out.weights]
     generator = torch.Generator().manual_seed(1)
-    grads = [torch.randn(value.shape, generator=generator).to(dtype) for value in outputs]
+    grads = [torch.randn(value.shape, generator=generator).to(value) for value in outputs]
     return [value.detach() for value in outputs] + list(torch.autograd.grad(outputs, (density, values), grads))
 
 
@@ -39,6 +39,33 @@ def test_kernels_are_as_exact_as_eager(m, rays):
     for results in zip(kernel, eager, exact, strict=True):
         assert_as_exact(*results)
         assert_same_direction(results[0], results[2])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("m", "rays"), [(0, 0), (0, 5), (1, 1), (63, 7), (1000, 3000), (200_000, 1500)])
+def test_gpu_kernels_are_as_exact_as_eager(m, rays, monkeypatch):
+    from dream4d.ops.composite import gpu
+
+    torch.use_deterministic_algorithms(False)  # index_add of the twin
+    on_cpu = data
+    monkeypatch.setitem(globals(), "data", lambda *arguments: [value.cuda() for value in on_cpu(*arguments)])
+    kernel, eager, exact = (
+        run(path, m, rays, dtype)
+        for path, dtype in ((gpu, torch.float32), (reference, torch.float32), (reference, torch.float64))
+    )
+    for results in zip(kernel, eager, exact, strict=True):
+        assert_as_exact(*results)
+        assert_same_direction(results[0], results[2])
+
+
+@pytest.mark.gpu
+def test_extreme_densities_are_finite_on_a_gpu():
+    density = torch.tensor([0.0, 1e20, 1e-30, 1e20, 5.0], device="cuda", requires_grad=True)
+    values, start = torch.ones(5, 2, device="cuda", requires_grad=True), torch.arange(5.0, device="cuda")
+    out = composite(density, start, start + 1, values, torch.tensor([0, 0, 0, 1, 1], device="cuda"), 3)
+    assert out.opacity.tolist() == [1, 1, 0]
+    (out.values.sum() + out.depth.sum()).backward()
+    assert density.grad.isfinite().all()
 
 
 def test_gradcheck_of_the_twin():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ..paths import path_of
 from . import cpu, reference
 from .reference import Composite
 
@@ -21,6 +21,12 @@ def composite(density: Tensor, start: Tensor, end: Tensor, values: Tensor, ray: 
     a ray in the order of distance. rays: how many there are; those without samples give zeros.
     Gradients to density and values; `start` and `end` are constants.
     """
-    on_cpu = density.device.type == "cpu" and density.dtype == values.dtype == torch.float32
-    path = cpu.composite if on_cpu else reference.composite
-    return path(density, start.detach(), end.detach(), values, ray, rays)
+    arguments = (density, start.detach(), end.detach(), values, ray, rays)
+    match path_of(density, values):
+        case "cpu":
+            return cpu.composite(*arguments)
+        case "gpu":
+            from . import gpu
+
+            return gpu.composite(*arguments)
+    return reference.composite(*arguments)

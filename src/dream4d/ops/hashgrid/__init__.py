@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
-
-import torch
 from torch import Tensor
 
+from ..paths import path_of
 from . import cpu, reference
 from .layout import GridLayout
 
@@ -26,16 +23,12 @@ def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int
     if table.shape != (layout.rows, layout.features):
         raise ValueError(f"this layout's table is [{layout.rows}, {layout.features}], not {list(table.shape)}")
     active = layout.levels if active_levels is None else max(0, min(active_levels, layout.levels))
-    return _path(points, table)(points, table, layout, active)
+    arguments = (points, table, layout, active)
+    match path_of(points, table):
+        case "cpu":
+            return cpu.encode(*arguments)
+        case "gpu":
+            from . import gpu
 
-
-def _path(points: Tensor, table: Tensor) -> Callable[..., Tensor]:
-    if not points.dtype == table.dtype == torch.float32:
-        return reference.encode
-    if points.device.type == "cpu":
-        return cpu.encode
-    if points.is_cuda and find_spec("triton"):
-        from . import gpu
-
-        return gpu.encode
-    return reference.encode
+            return gpu.encode(*arguments)
+    return reference.encode(*arguments)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..paths import path_of
 from . import cpu, reference
 from .reference import Samples
 
@@ -27,6 +28,13 @@ def march(
         raise ValueError(f"samples_per_ray ({samples_per_ray}) and radius ({radius}) must be positive")
     step = 2 * radius * math.sqrt(3) / samples_per_ray
     jitter = origins.new_zeros(len(origins)) if jitter is None else jitter
-    on_cpu = origins.device.type == "cpu" and origins.dtype == directions.dtype == jitter.dtype == torch.float32
+    arguments = (origins, directions, occupied, radius, step, jitter)
     with torch.no_grad():
-        return (cpu.march if on_cpu else reference.march)(origins, directions, occupied, radius, step, jitter)
+        match path_of(origins, directions, jitter):
+            case "cpu":
+                return cpu.march(*arguments)
+            case "gpu":
+                from . import gpu
+
+                return gpu.march(*arguments)
+        return reference.march(*arguments)
