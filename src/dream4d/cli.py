@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -171,12 +174,25 @@ def _run(arguments: list[str]) -> None:
         raise ValueError(f"there is no command {name!r}; {suggest(name, _COMMANDS)}")
     kind, function = _COMMANDS[name]
     default = kind() if kind is Render else _from_yaml(name, kind, arguments[1:])
-    command, unknown = tyro.cli(
-        kind, prog=f"dream4d {name}", args=arguments[1:], default=default, return_unknown_args=True,
-        registry=_schedules(), config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            command, unknown = tyro.cli(
+                kind, prog=f"dream4d {name}", args=arguments[1:], default=default, return_unknown_args=True,
+                registry=_schedules(), config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise ValueError(f"{_unboxed(complaint.getvalue())}; see dream4d {name} --help") from None
     _refuse(unknown, default)
     return function(command)
+
+
+def _unboxed(text: str) -> str:
+    """What tyro's box says before its first rule, on one line."""
+    inside = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    return " ".join(" ".join(takewhile(lambda line: not line.startswith("─"), inside)).split()).rstrip(".")
 
 
 def _usage() -> str:
