@@ -191,8 +191,8 @@ def _run(arguments: list[str]) -> None:
 
 def _unboxed(text: str) -> str:
     """What tyro's box says before its first rule, on one line."""
-    inside = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-    return " ".join(" ".join(takewhile(lambda line: not line.startswith("─"), inside)).split()).rstrip(".")
+    inside = [line.strip("│| ") for line in text.splitlines() if line.startswith(("│", "|"))]
+    return " ".join(" ".join(takewhile(lambda line: not line.startswith(("─", "---")), inside)).split()).rstrip(".")
 
 
 def _usage() -> str:
