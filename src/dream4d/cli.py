@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -190,9 +190,10 @@ def _run(arguments: list[str]) -> None:
 
 
 def _unboxed(text: str) -> str:
-    """What tyro's box says before its first rule, on one line."""
-    inside = [line.strip("│| ") for line in text.splitlines() if line.startswith(("│", "|"))]
-    return " ".join(" ".join(takewhile(lambda line: not line.startswith(("─", "---")), inside)).split()).rstrip(".")
+    """What tyro's box says between its title and the next rule, on one line; some terminals get a box without sides."""
+    lines = [line.strip(" │") for line in text.splitlines()[1:]]
+    parts = [list(part) for is_rule, part in groupby(lines, lambda line: not line.strip("─-")) if not is_rule]
+    return " ".join(" ".join(parts[0]).split()).rstrip(".") if parts else "the options cannot be read"
 
 
 def _usage() -> str:
