@@ -173,22 +173,24 @@ def cameras_of(shots: Sequence[Shot]) -> Cameras:
     return orbit(azimuth, *(torch.tensor([value]) for value in (ELEVATION, DISTANCE, FOV_Y)))
 
 
-def photograph(scene: Scene, shots: Sequence[Shot], samples_per_ray: int) -> Tensor:
-    """The scene before grey, [n, SIZE, SIZE, 3] on its device."""
+def photograph(
+    scene: Scene, shots: Sequence[Shot], samples_per_ray: int, *, size: int = SIZE, grey: float = GREY
+) -> Tensor:
+    """The scene before grey, [n, size, size, 3] on its device."""
     occupancy = recipes.settled_occupancy(scene)
     device = next(scene.parameters()).device
-    grey = torch.full((3,), GREY, device=device)
+    behind = torch.full((3,), grey, device=device)
     return torch.stack(
         [
             render_image(
                 scene,
                 camera_at(azimuth).to(device),
-                SIZE,
-                SIZE,
+                size,
+                size,
                 moment,
                 occupancy=occupancy,
                 samples_per_ray=samples_per_ray,
-                background=grey,
+                background=behind,
             ).rgb
             for moment, azimuth in shots
         ]

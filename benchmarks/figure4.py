@@ -1,7 +1,7 @@
 """The paper's Fig. 4: the static stage with both priors, with the multi-view one alone, and with the image one alone.
 
 Writes one picture, a row for each, and a table of what the toy world's judge reads in it: the multi-view prior alone
-should lose the prop, the image prior alone should draw a face on every side, both together should do neither.
+should lose the prop, the image prior alone should not find one front and one back, both together should do neither.
 """
 
 from __future__ import annotations
@@ -43,28 +43,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     combination, judge = parse(options.prompt), Judge.load(device=device)
     for missing in (name for name in ("kind", "colour", "prop") if getattr(combination, name) is None):
         parser.error(f"--prompt {options.prompt!r} names no {missing}")
-    pictures = {name: make(name, options, device) for name in ROWS}
+    scenes = {name: make(name, options, device) for name in ROWS}
+    pictures = {name: photograph(scene, SHOTS, BUILTIN.static.samples_per_ray) for name, scene in scenes.items()}
     pictures["drawn"] = drawing(combination, SHOTS, device)
     numbers = {name: read(judge, combination, images, device) for name, images in pictures.items()}
     header = ["priors", "kind", "colour", "prop", "azimuth", "faces behind"]
     print_table(header, [[name, *(f"{right}/{of}" for right, of in row.values())] for name, row in numbers.items()])
-    rows = torch.stack([pictures[name] for name in ROWS]).clamp(0, 1).cpu()
-    write_png(options.picture, contact_sheet(rows, [f"{azimuth:.0f} deg" for azimuth in AROUND], list(ROWS)))
+    samples = 2 * BUILTIN.static.samples_per_ray
+    rows = [photograph(scene, SHOTS, samples, size=128, grey=0.93) for scene in scenes.values()]
+    sides = [f"{azimuth:.0f} deg" for azimuth in AROUND]
+    write_png(options.picture, contact_sheet(torch.stack(rows).clamp(0, 1).cpu(), sides, list(ROWS)))
     print(options.picture)
     write_json(options.json, {**provenance(device), "prompt": sentence(combination), "seed": options.seed,
                               "steps": options.steps, "readings": numbers})  # fmt: skip
     return 0
 
 
-def make(name: str, options: argparse.Namespace, device: str) -> Tensor:
-    """Run the static stage of a row, or take the run that is there; [8, 64, 64, 3] before grey."""
+def make(name: str, options: argparse.Namespace, device: str) -> Scene:
+    """Run the static stage of a row, or take the run that is there."""
     settings = replace(
         BUILTIN, device=options.device, seed=options.seed, priors=replace(BUILTIN.priors, **ROWS[name]),
         static=replace(BUILTIN.static, steps=options.steps),
     )  # fmt: skip
     folder = options.out / name.replace(" ", "-")
     recipes.static_scene(options.prompt, settings, folder)
-    return photograph(Scene.load(folder / "scene.safetensors").to(device), SHOTS, settings.static.samples_per_ray)
+    return Scene.load(folder / "scene.safetensors").to(device)
 
 
 def read(judge: Any, combination: Combination, images: Tensor, device: str) -> dict[str, tuple[int, int]]:
