@@ -30,15 +30,19 @@ def run(path, m, rays, dtype):
     return [value.detach() for value in outputs] + list(torch.autograd.grad(outputs, (density, values), grads))
 
 
-@pytest.mark.parametrize(("m", "rays"), [(0, 0), (0, 5), (1, 1), (63, 7), (1000, 40), (1000, 3000), (20_000, 1500)])
-def test_kernels_are_as_exact_as_eager(m, rays):
+def assert_kernels_are_as_exact_as_eager(kernels, m, rays):
     kernel, eager, exact = (
         run(path, m, rays, dtype)
-        for path, dtype in ((cpu, torch.float32), (reference, torch.float32), (reference, torch.float64))
+        for path, dtype in ((kernels, torch.float32), (reference, torch.float32), (reference, torch.float64))
     )
     for results in zip(kernel, eager, exact, strict=True):
         assert_as_exact(*results)
         assert_same_direction(results[0], results[2])
+
+
+@pytest.mark.parametrize(("m", "rays"), [(0, 0), (0, 5), (1, 1), (63, 7), (1000, 40), (1000, 3000), (20_000, 1500)])
+def test_kernels_are_as_exact_as_eager(m, rays):
+    assert_kernels_are_as_exact_as_eager(cpu, m, rays)
 
 
 @pytest.mark.gpu
@@ -49,13 +53,7 @@ def test_gpu_kernels_are_as_exact_as_eager(m, rays, monkeypatch):
     torch.use_deterministic_algorithms(False)  # index_add of the twin
     on_cpu = data
     monkeypatch.setitem(globals(), "data", lambda *arguments: [value.cuda() for value in on_cpu(*arguments)])
-    kernel, eager, exact = (
-        run(path, m, rays, dtype)
-        for path, dtype in ((gpu, torch.float32), (reference, torch.float32), (reference, torch.float64))
-    )
-    for results in zip(kernel, eager, exact, strict=True):
-        assert_as_exact(*results)
-        assert_same_direction(results[0], results[2])
+    assert_kernels_are_as_exact_as_eager(gpu, m, rays)
 
 
 @pytest.mark.gpu
