@@ -14,21 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from builtin_quality import drawing
 from report import RESULTS, print_table, provenance, write_json
 from torch import Tensor
 
 from dream4d import recipes
 from dream4d.cameras import orbit
 from dream4d.distill import VideoPrior, add_noise, classifier_free_guidance, remove_noise
-from dream4d.film import DISTANCE, ELEVATION, FOV_Y
 from dream4d.priors.text_to_video import TextToVideo
-from dream4d.toyworld.draw import draw_rgba, over
 from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, Combination, sentence
-from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
-from dream4d.toyworld.world import make_toys
+from dream4d.toyworld.networks import FRAMES
 
 TIMESTEPS = (999, 960, 930, 900, 850, 800, 700, 600, 400)
-AZIMUTH, GREY = 20.0, 0.85
+AZIMUTH = 20.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,11 +68,8 @@ def signal(prior: VideoPrior, toy: Combination, options: argparse.Namespace) -> 
 
 
 def clip(toy: Combination, times: Tensor, device: torch.device) -> Tensor:
-    """[1, frames, h, w, 3]"""
-    toys = make_toys([toy]).to(device)[torch.zeros(len(times), dtype=torch.long, device=device)]
-    cameras = orbit(torch.full_like(times, AZIMUTH), *torch.tensor([ELEVATION, DISTANCE, FOV_Y])[:, None])
-    rgba = draw_rgba(toys, times.to(device), cameras.to(device), IMAGE_SIZE)
-    return over(rgba, torch.full((3,), GREY, device=device))[None]
+    """The exact toy, [1, frames, h, w, 3]."""
+    return drawing(toy, [(time, AZIMUTH) for time in times.tolist()], str(device))[None]
 
 
 def change(latents: Any) -> Tensor:

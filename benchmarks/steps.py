@@ -88,8 +88,7 @@ def save_random_priors(folder: Path) -> None:
         unets = {"image": networks.image_unet, "multiview": networks.multiview_unet, "video": networks.video_unet}
         for name, unet in unets.items():
             unet().save_pretrained(folder / name / "unet")
-            schedule = networks.video_scheduler() if name == "video" else networks.scheduler()
-            schedule.save_pretrained(folder / name / "scheduler")
+            networks.scheduler(name).save_pretrained(folder / name / "scheduler")
 
 
 def outside(case: str, device: str, priors: Path, options: argparse.Namespace) -> dict[str, Any]:

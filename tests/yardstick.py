@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,14 @@ def assert_as_exact(kernel: Tensor, eager: Tensor, exact: Tensor, *, factor: flo
     roundings = 8 * torch.finfo(kernel.dtype).eps * exact.abs().max()
     error, allowed = ((value.double() - exact).abs().max() for value in (kernel, eager))
     assert error <= factor * allowed + roundings, f"{error:.2e} > {factor} * {allowed:.2e} + {roundings:.2e}"
+
+
+def assert_kernels_are_as_exact_as_eager(run: Callable[[Any, torch.dtype], Sequence[Tensor]], kernels: Any, twin: Any):
+    """All that `run(path, dtype)` gives, for the float32 `kernels` and for the `twin` in both precisions."""
+    paths = ((kernels, torch.float32), (twin, torch.float32), (twin, torch.float64))
+    for kernel, eager, exact in zip(*(run(*path) for path in paths), strict=True):
+        assert_as_exact(kernel, eager, exact)
+        assert_same_direction(kernel, exact)
 
 
 def assert_same_direction(kernel: Tensor, exact: Tensor) -> None:

@@ -64,7 +64,7 @@ BUILTIN = Preset(
         guidance_2d=10.0, timesteps_2d=Interval(Switch(0.2, 0.05, at=300), Switch(0.95, 0.5, at=150)),
         guidance_3d=7.5, weight_3d=Linear(1.0, 0.15, steps=350),
         timesteps_3d=Interval(Linear(0.98, 0.02, steps=400), Linear(0.98, 0.5, steps=400)),
-        weight_entropy=Switch(0, 500, at=200),  # haze is what props grow from, and is swept away afterwards
+        weight_entropy=Switch(0, 500, at=200),  # late: props begin as haze
         learning_rate_grid=Milestones(0.02, at=(330, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),

@@ -78,9 +78,7 @@ def fit_static(
         yield StepReport(step, {name: value.detach() for name, value in losses.items()})
 
 
-def _render_images(
-    state: State, cameras: Cameras, size: int, settings: StaticSettings
-) -> tuple[Tensor, Tensor]:
+def _render_images(state: State, cameras: Cameras, size: int, settings: StaticSettings) -> tuple[Tensor, Tensor]:
     """[b, size, size, 3], before the scene's background or, with probability `flat_background`, one random colour; and
     opacities [b, size, size]."""
     colour = torch.rand(3, generator=state.generator)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from yardstick import assert_as_exact, assert_same_direction
+from yardstick import assert_kernels_are_as_exact_as_eager
 
 from dream4d.ops.hashgrid import GridLayout, cpu, encode, reference
 
@@ -61,13 +61,8 @@ def test_the_papers_sizes():
 @layouts
 @pytest.mark.parametrize("n", [0, 1, 63, 1000, 5000])
 def test_kernels_are_as_exact_as_eager(layout, n):
-    kernel, eager, exact = (
-        run(path, layout, n, dtype, layout.levels)
-        for path, dtype in ((cpu, torch.float32), (reference, torch.float32), (reference, torch.float64))
-    )
-    for results in zip(kernel, eager, exact, strict=True):
-        assert_as_exact(*results)
-        assert_same_direction(results[0], results[2])
+    levels = layout.levels
+    assert_kernels_are_as_exact_as_eager(lambda path, dtype: run(path, layout, n, dtype, levels), cpu, reference)
 
 
 @pytest.mark.gpu
@@ -78,13 +73,8 @@ def test_gpu_kernels_are_as_exact_as_eager(layout, n, active, monkeypatch):
 
     torch.use_deterministic_algorithms(False)  # atomic adds come in any order
     monkeypatch.setitem(globals(), "data", lambda *arguments: [value.cuda() for value in data_on_cpu(*arguments)])
-    kernel, eager, exact = (
-        run(path, layout, n, dtype, min(active, layout.levels))
-        for path, dtype in ((gpu, torch.float32), (reference, torch.float32), (reference, torch.float64))
-    )
-    for results in zip(kernel, eager, exact, strict=True):
-        assert_as_exact(*results)
-        assert_same_direction(results[0], results[2])
+    levels = min(active, layout.levels)
+    assert_kernels_are_as_exact_as_eager(lambda path, dtype: run(path, layout, n, dtype, levels), gpu, reference)
 
 
 @layouts

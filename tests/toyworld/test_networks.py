@@ -63,7 +63,7 @@ def test_what_is_shipped_is_small():
 
 
 def test_the_video_schedule_ends_in_more_noise_than_16_frames_can_outvote():
-    image, video = (cumulative_alphas(dict(s.config)) for s in (networks.scheduler(), networks.video_scheduler()))
+    image, video = (cumulative_alphas(dict(s.config)) for s in map(networks.scheduler, ("image", "video")))
     ratio = (video[-1] / (1 - video[-1])) / (image[-1] / (1 - image[-1]))
     assert ratio < 1 / networks.FRAMES
-    assert networks.video_scheduler().config.prediction_type == "v_prediction"
+    assert networks.scheduler("video").config.prediction_type == "v_prediction"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -15,4 +16,9 @@ def path_of(*tensors: Tensor) -> Literal["cpu", "gpu", "reference"]:
         return "reference"
     if tensors[0].device.type == "cpu":
         return "cpu"
-    return "gpu" if tensors[0].is_cuda and find_spec("triton") else "reference"
+    return "gpu" if tensors[0].is_cuda and _has_triton() else "reference"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -125,26 +125,18 @@ def _byte_pairs(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
     return pieces
 
 
-def scheduler() -> Any:
-    """Stable Diffusion's noise schedule, epsilon prediction."""
-    return _scheduler(beta_end=0.012)
-
-
-def video_scheduler() -> Any:
-    """A schedule that ends in 20 times as much noise, v prediction.
+def scheduler(name: str) -> Any:
+    """The noise schedule of the prior `name`: Stable Diffusion's; for video one that ends in 20 times as much noise.
 
     A clip says everything once a frame: 16 frames that stand still outvote the noise of Stable Diffusion's last
-    timestep (a signal to noise ratio of .0047), and no sentence makes them move. This one ends at .00024 (Hoogeboom et
+    timestep (a signal to noise ratio of .0047), and no sentence makes them move. Video's ends at .00024 (Hoogeboom et
     al. 2023, "Simple diffusion", shift the schedule of larger images for the same reason). So near to pure noise,
     dividing by the signal would blow up an epsilon prediction's errors; a v prediction's it does not.
     """
-    return _scheduler(beta_end=0.02, prediction_type="v_prediction")
-
-
-def _scheduler(**more: Any) -> Any:
     from diffusers import DDIMScheduler
 
+    noise = {"beta_end": 0.02, "prediction_type": "v_prediction"} if name == "video" else {"beta_end": 0.012}
     return DDIMScheduler(
         beta_start=0.00085, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-        **more,
+        **noise,
     )  # fmt: skip

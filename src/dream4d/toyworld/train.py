@@ -212,7 +212,7 @@ def train_image(shop: Workshop) -> Finish:
     _train_denoiser(shop, "image", unet, text, image_examples, words)
 
     def finish() -> None:
-        networks.scheduler().save_pretrained(folder / "scheduler")
+        networks.scheduler("image").save_pretrained(folder / "scheduler")
         words.save_pretrained(folder / "tokenizer")
         _save(text, folder / "text_encoder")
         _save(unet, folder / "unet")
@@ -238,7 +238,7 @@ def train_multiview(shop: Workshop) -> Finish:
     _train_denoiser(shop, "multiview", unet, text, multiview_examples, words, train_text=False)
 
     def finish() -> None:
-        networks.scheduler().save_pretrained(folder / "scheduler")
+        networks.scheduler("multiview").save_pretrained(folder / "scheduler")
         _save(unet, folder / "unet")
         prompts = [sentence(c) for c in evaluation_combinations(shop.sizes.sheet_prompts)][::2]
         prior = MVDream.load(folder, base, views=VIEWS, device=shop.device)
@@ -263,7 +263,7 @@ def train_video(shop: Workshop) -> Finish:
     _train_denoiser(shop, "video", unet, text, video_examples, parts.text.tokenizer)
 
     def finish() -> None:
-        networks.video_scheduler().save_pretrained(folder / "scheduler")
+        networks.scheduler("video").save_pretrained(folder / "scheduler")
         _save(text, folder / "text_encoder")
         _save(unet, folder / "unet")
         shown = evaluation_combinations(shop.sizes.sheet_prompts)[: len(MOTIONS)]
@@ -337,7 +337,7 @@ def _train_denoiser(
     sentences = Sentences()
     tokens = sentences.tokens(words).to(shop.device)
     video = stage == "video"
-    schedule = networks.video_scheduler() if video else networks.scheduler()
+    schedule = networks.scheduler(stage)
     alpha_bar = cumulative_alphas(dict(schedule.config)).to(shop.device)
     half = next(unet.parameters()).dtype
     views = 1 if video else together
