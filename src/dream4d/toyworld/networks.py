@@ -129,9 +129,9 @@ def scheduler(name: str) -> Any:
     """The noise schedule of the prior `name`: Stable Diffusion's; for video one that ends in 20 times as much noise.
 
     A clip says everything once a frame: 16 frames that stand still outvote the noise of Stable Diffusion's last
-    timestep (a signal to noise ratio of .0047), and hardly a sentence makes the whole toy move. Video's ends at .00024 (Hoogeboom et
-    al. 2023, "Simple diffusion", shift the schedule of larger images for the same reason). So near to pure noise,
-    dividing by the signal would blow up an epsilon prediction's errors; a v prediction's it does not.
+    timestep (a signal to noise ratio of .0047), and hardly a sentence makes the whole toy move. Video's ends at .00024
+    (Hoogeboom et al. 2023, "Simple diffusion", shift the schedule of larger images for the same reason). So near to
+    pure noise, dividing by the signal would blow up an epsilon prediction's errors; a v prediction's it does not.
     """
     from diffusers import DDIMScheduler
 
