@@ -93,20 +93,28 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run_all(combinations: Sequence[Combination], options: argparse.Namespace) -> None:
-    """Every run that is not finished, `workers` at a time, each a process of its own."""
+    """Every run that is not finished, `workers` at a time, each a process of its own, spread over the GPUs."""
     started = time.monotonic()
+    todo = [combination for combination in combinations if not finished(folder_of(options.out, combination))]
+    gpus = gpus_of(options.device)
 
-    def run(combination: Combination) -> None:
-        if finished(folder_of(options.out, combination)):
-            return
+    def run(number: int) -> None:
         if time.monotonic() - started < options.time_limit:
-            run_one(combination, options)
+            run_one(todo[number], options, gpus[number % len(gpus)] if gpus else None)
 
     with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(run, combinations))
+        list(pool.map(run, range(len(todo))))
 
 
-def run_one(combination: Combination, options: argparse.Namespace) -> None:
+def gpus_of(device: str) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may say to a run, where there are several GPUs to choose from."""
+    if device == "cpu" or torch.cuda.device_count() < 2:
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def run_one(combination: Combination, options: argparse.Namespace, gpu: str | None) -> None:
     """`dream4d generate`, its output in a log beside the run folder, its time and exit code in runs.jsonl."""
     prompt, folder = sentence(combination), folder_of(options.out, combination)
     command = [
@@ -126,6 +134,7 @@ def run_one(combination: Combination, options: argparse.Namespace) -> None:
     threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path} | (threads if options.threads else {})
+    environment |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     started = time.monotonic()
     with log_of(folder).open("a", encoding="utf-8") as log:
         code = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode

@@ -28,7 +28,7 @@ from dream4d import dynamic, recipes, static
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import BUILTIN
 from dream4d.priors.mvdream import MVDream
-from dream4d.priors.parts import quiet_libraries
+from dream4d.priors.parts import Shared, quiet_libraries
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
 from dream4d.scene import Scene
@@ -131,8 +131,11 @@ def static_steps(size: int, device: str, priors: Path, steps: int) -> tuple[Stat
     torch.manual_seed(0)
     scene = Scene(BUILTIN.scene).to(device)
     state = static.start_static(scene, seed=0, occupancy=OccupancyGrid().to(device))
-    image = StableDiffusion.load(priors / "image", device=device)
-    multiview = MVDream.load(priors / "multiview", priors / "image", views=settings.views, device=device)
+    shared: Shared = {}
+    image = StableDiffusion.load(priors / "image", device=device, shared=shared)
+    multiview = MVDream.load(
+        priors / "multiview", priors / "image", views=settings.views, device=device, shared=shared
+    )  # fmt: skip
     reports = static.fit_static(
         state, image_prior=image, multiview_prior=multiview, prompt=PROMPT, settings=settings
     )  # fmt: skip
@@ -190,8 +193,8 @@ def stopwatches(state: State, module: Any, device: str) -> Iterator[dict[str, fl
         (torch.Tensor, "backward", "backward"),
         (state.optimizer, "step", "optimiser"),
     ]
-    losses = ("sds_loss", "reconstruction_loss", "video_reconstruction_loss")
-    places += [(module, loss, "guidance") for loss in losses if hasattr(module, loss)]
+    guidance = ("encode", "sds_loss", "reconstruction_loss", "video_reconstruction_loss")
+    places += [(module, name, "guidance") for name in guidance if hasattr(module, name)]
     with ExitStack() as stack:
         for owner, name, part in places:
             stack.enter_context(patch.object(owner, name, watched(getattr(owner, name), part)))

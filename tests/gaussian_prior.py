@@ -20,6 +20,7 @@ class GaussianPrior:
     frames: int = 3
     alpha_bar: Tensor = field(default_factory=lambda: torch.linspace(0.999, 0.001, 1000))
     prompts: list[str] = field(default_factory=list)
+    latent_space: str = "pixels"
 
     def condition(self, prompts: Sequence[str], negative: str, cameras: Cameras) -> Tensor:
         assert len(prompts) == len(cameras)

@@ -31,7 +31,7 @@ def importable():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         yield
-        for name in ("builtin_quality", "motion_signal", "steps", "report"):
+        for name in ("builtin_quality", "field", "motion_signal", "steps", "report"):
             sys.modules.pop(name, None)
 
 
@@ -147,6 +147,53 @@ def test_a_step_is_timed_by_its_parts(monkeypatch):
     assert min(spent.values()) > 0
     assert static.render is original
     assert steps.memory("cpu")["peak_gib"] > 0.1
+
+
+def test_grids_fields_and_render_steps_are_timed(tmp_path, monkeypatch, capsys):
+    import field
+
+    few = {"levels": 2, "log2_size": 10}
+    monkeypatch.setattr(field, "FRAMES", 3)
+    monkeypatch.setattr(field, "BLOBS", {name: replace(shape, **few) for name, shape in field.BLOBS.items()})
+    monkeypatch.setattr(field, "DeformationShape", partial(field.DeformationShape, **few))
+    names = ["grid3d_rays_2p20_fwdbwd", "grid4d_rays_2p20_points", "static_8x64_opaque", "dynamic_24x144x80_soft"]
+    numbers = tmp_path / "field.json"
+    arguments = ["--device", "cpu", "--scale", "256", "--repeats", "1", "--out", str(numbers)]
+    assert field.main([*arguments, "--cases", "grid3d_rays*_fwdbwd", *names[1:]]) == 0, "half tables end in _half"
+    rows = {row["case"]: row for row in json.loads(numbers.read_text())}
+    assert rows.keys() == {*names}
+    for row in rows.values():
+        assert row.keys() >= {"case", "ms", "peak_gib", "points", "device", "torch", "commit", "date", "scale", "share"}
+        assert row["points"] > 0
+        assert row["ms"] > 0
+    assert rows[names[0]]["points"] == 2**20 // 256
+    assert rows[names[0]]["differ"] == 0
+    assert 0 < rows[names[2]]["visible"] < rows[names[2]]["points"]
+    assert rows[names[2]]["occupied"] == pytest.approx(12.9, abs=0.05)
+    assert rows[names[3]]["displacement"] > 0
+    field.print_profile(field.cases()[names[0]](torch.device("cpu"), 256), torch.device("cpu"), repeats=1)
+    assert "4096 points" in capsys.readouterr().out
+
+
+def test_a_case_that_fails_stops_no_other_and_refused_half_tables_are_no_failure(tmp_path, monkeypatch, capsys):
+    import field
+
+    def build(error):
+        def step():
+            if error:
+                raise error
+            return []
+
+        return lambda device, scale: field.Work(step, 1, 1.0)
+
+    works = {"one": build(RuntimeError("broken")), "two": build(None), "three_half": build(ValueError("no fp16"))}
+    monkeypatch.setattr(field, "cases", lambda: works)
+    monkeypatch.setattr(field, "measure_ceilings", lambda device: (1.0, 1.0))
+    arguments = ["--device", "cpu", "--repeats", "1", "--out", str(tmp_path / "field.json"), "--cases"]
+    assert field.main([*arguments, "*"]) == 1
+    assert field.main([*arguments, "two", "three*"]) == 0
+    assert "three_half: skipped: ValueError('no fp16')" in capsys.readouterr().out
+    assert [row["case"] for row in json.loads((tmp_path / "field.json").read_text())] == ["two"]
 
 
 @pytest.mark.slow

@@ -54,6 +54,19 @@ def finished(settings, coarse_occupancy, tmp_path_factory):
     return folder
 
 
+def test_the_priors_of_the_static_stage_share_their_latent_space(settings, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(state, *, image_prior, multiview_prior, **_):
+        seen.extend((image_prior, multiview_prior))
+        raise InterruptedError
+
+    monkeypatch.setattr(recipes, "fit_static", spy)
+    with pytest.raises(InterruptedError):
+        recipes.static_scene("a cat", settings, tmp_path)
+    assert seen[0].latent_space == seen[1].latent_space
+
+
 def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 

@@ -192,3 +192,62 @@ def test_a_deformation_learns_a_known_shift():
     assert losses[-1] < 0.2 * losses[0]
     seen = out.displacement[out.opacity > 0.9] / out.opacity[out.opacity > 0.9, None]
     torch.testing.assert_close(seen.mean(0), shift, rtol=0, atol=0.06)
+
+
+def gradients(scene, out):
+    weight = torch.linspace(0, 1, out.rgb.numel()).reshape(out.rgb.shape)
+    loss = (out.rgb * weight).sum() + out.displacement.square().sum()
+    return torch.autograd.grad(loss, [p for p in scene.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("few", [0, 2**20])
+def test_computing_again_within_a_budget_gives_the_same_gradients(few, monkeypatch):
+    monkeypatch.setattr("dream4d.render.FEW", {"cpu": few})
+    scene = tiny_scene(moving=True)
+    options = {"occupancy": OccupancyGrid(), "samples_per_ray": 80, "time": 0.3}
+    kept = render(scene, rays(), **options)
+    tight = render(scene, rays(), budget=1000, **options)
+    torch.testing.assert_close(tight.rgb, kept.rgb, rtol=1e-5, atol=1e-6)
+    for a, b in zip(gradients(scene, tight), gradients(scene, kept), strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm()
+
+
+def test_a_budget_bounds_what_is_kept_for_gradients():
+    """Bytes that autograd holds on to between the forward and the backward pass."""
+    scene = tiny_scene(moving=True)
+
+    def kept(budget):
+        seen = {}
+
+        def note(tensor):
+            seen[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            out = render(scene, rays(24), 0.3, occupancy=OccupancyGrid(), samples_per_ray=80, budget=budget)
+        assert out.rgb.requires_grad
+        return sum(seen.values())
+
+    assert kept(2000) < kept(2**20) / 2
+
+
+def test_nothing_is_computed_behind_what_is_opaque(monkeypatch):
+    monkeypatch.setattr("dream4d.render.FEW", {})
+    looked = []
+
+    def wall(points):
+        looked.append(len(points))
+        return torch.where(points[:, 0] > 0.5, 1e4, 1.0)
+
+    scene = Analytic(wall, lambda p: (p * 3).sin() / 2 + 0.5)
+    origin = torch.stack([torch.full((9,), 3.0), torch.linspace(-0.8, 0.8, 9), torch.zeros(9)], dim=1)
+    toward = Rays(origin, torch.tensor([[-1.0, 0.0, 0.0]]).expand(9, 3))
+    options = {"occupancy": OccupancyGrid(), "samples_per_ray": 400}
+    early = render(scene, toward, **options)
+    few = sum(looked)
+    looked.clear()
+    monkeypatch.setattr("dream4d.render.OPAQUE", math.inf)
+    whole = render(scene, toward, **options)
+    assert few < sum(looked) / 2
+    torch.testing.assert_close(early.rgb, whole.rgb, rtol=0, atol=1e-4)
+    torch.testing.assert_close(early.depth, whole.depth, rtol=0, atol=1e-3)

@@ -3,9 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 from gaussian_prior import GaussianPrior
+from tiny_models import save_denoiser, save_image_model, unet_2d
 from tiny_scene import tiny_scene
 
 from dream4d.cameras import orbit
+from dream4d.priors.mvdream import MVDream
+from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.render import render
 from dream4d.schedules import Constant, Interval, Switch
 from dream4d.settings import StaticSettings
@@ -93,6 +96,53 @@ def test_back_views_and_surplus_images_stay_away_from_the_image_prior():
     list(fit_static(state, image_prior=seen, multiview_prior=None, prompt="a cat", settings=settings))
     assert len(seen.prompts) == 2 * 8
     assert not any("back" in prompt for prompt in seen.prompts)
+
+
+@pytest.mark.parametrize(("image", "multiview", "encoded"), [
+    ("pixels", "pixels", [4]), ("pixels", "other", [2, 4]), ("pixels", None, [2]), (None, "pixels", [4]),
+])
+def test_no_image_is_encoded_twice_or_in_vain(image, multiview, encoded):
+    calls = []
+
+    class Recorder(GaussianPrior):
+        def encode(self, images):
+            calls.append(len(images))
+            return images * 1.0
+
+    priors = (space and Recorder(PURPLE, latent_space=space) for space in (image, multiview))
+    reports = fit_static(
+        start_static(tiny_scene(), seed=0), **dict(zip(("image_prior", "multiview_prior"), priors, strict=True)),
+        prompt="a cat", settings=replace(SETTINGS, steps=1, images_2d=2),
+    )
+    next(reports)
+    assert sorted(calls) == encoded
+
+
+def test_encoding_once_for_both_priors_changes_no_gradient(tmp_path):
+    base = save_image_model(tmp_path / "image")
+    folder = save_denoiser(tmp_path / "multiview", unet_2d(multiview=True))
+
+    def step(*shared):
+        """How often each autoencoder is run, the losses, and the gradients of the scene."""
+        first, last = shared
+        image, multiview = StableDiffusion.load(base, shared=first), MVDream.load(folder, base, shared=last)
+        calls = []
+        for vae in {image.parts.autoencoder.vae, multiview.parts.autoencoder.vae}:
+            vae.encoder.register_forward_hook(lambda *_: calls.append(1))
+        state = start_static(tiny_scene(), seed=0)
+        report = next(fit_static(
+            state, image_prior=image, multiview_prior=multiview, prompt="a cat",
+            settings=replace(SETTINGS, images_2d=3),
+        ))
+        return len(calls), report.floats(), [p.grad for p in state.scene.parameters() if p.grad is not None]
+
+    shared = {}
+    once, losses, gradients = step(shared, shared)
+    twice, losses_apart, gradients_apart = step({}, {})
+    assert (once, twice) == (1, 2)
+    assert losses == pytest.approx(losses_apart, rel=1e-4)
+    for together, apart in zip(gradients, gradients_apart, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-5 * apart.abs().max().item())
 
 
 def test_resolution_and_batch_follow_their_schedules():

@@ -27,6 +27,11 @@ class Prior(Protocol):
         """[timesteps], fp32, on the prior's device."""
         ...
 
+    @property
+    def latent_space(self) -> Any:
+        """Priors whose latent spaces are equal (==) resize and encode the same images to the same latents."""
+        ...
+
     def condition(self, prompts: Sequence[str], negative: str, cameras: Cameras) -> Any:
         """What `predict_noise` is told: one prompt and one camera an item, one negative prompt for all."""
         ...
@@ -72,15 +77,19 @@ def remove_noise(noisy: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     return (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
 
 
+def encode(prior: Prior, images: Tensor) -> Tensor:
+    """Latents [b, ...] of images of any size; differentiable."""
+    return prior.encode(prior.resize(images))
+
+
 def sds_loss(
-    prior: Prior, images: Tensor, condition: Any, *, scale: float, timesteps: tuple[float, float],
+    prior: Prior, latents: Tensor, condition: Any, *, scale: float, timesteps: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Score distillation sampling (paper Sec. 3.1, L2D): dL/dz = (1 - alpha_bar) (eps_hat - eps) / b.
+    """Score distillation sampling (paper Sec. 3.1, L2D): dL/dz = (1 - alpha_bar) (eps_hat - eps) / b, z `latents`.
 
     Every item draws its own timestep. The value is 1/2 ||(1 - alpha_bar) (eps_hat - eps)||^2 / b.
     """
-    latents = prior.encode(prior.resize(images))
     timestep = sample_timesteps(len(latents), prior, timesteps, generator)
     alpha_bar = prior.alpha_bar[timestep]
     noise = _noise_like(latents, generator)
@@ -92,16 +101,15 @@ def sds_loss(
 
 
 def reconstruction_loss(
-    prior: Prior, images: Tensor, condition: Any, *, scale: float, timesteps: tuple[float, float],
+    prior: Prior, latents: Tensor, condition: Any, *, scale: float, timesteps: tuple[float, float],
     views: int, std_rescale: float, generator: torch.Generator,
 ) -> Tensor:
     """Multi-view SDS in its reconstruction form (paper Sec. 3.1, L3D, after its ref. [32]): ||z - z_hat||^2 / b.
 
-    z_hat is the guided one-step estimate, held fixed. A large `scale` oversaturates it, so its standard deviation over
-    the `views` consecutive images of a scene moves by the share `std_rescale` toward that of the estimate from the
-    prompt alone. All items share one timestep.
+    z are the `latents`, z_hat is the guided one-step estimate, held fixed. A large `scale` oversaturates it, so its
+    standard deviation over the `views` consecutive images of a scene moves by the share `std_rescale` toward that of
+    the estimate from the prompt alone. All items share one timestep.
     """
-    latents = prior.encode(prior.resize(images))
     timestep = sample_timesteps(1, prior, timesteps, generator).expand(len(latents))
     alpha_bar = prior.alpha_bar[timestep]
     noisy = add_noise(latents.detach(), _noise_like(latents, generator), alpha_bar)

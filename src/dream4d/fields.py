@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import Tensor, cat, nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dream4d.encodings import HashGrid, PositionalEncoding, spherical_harmonics
+from dream4d.ops.mlp import mlp
 
 
-def mlp(width: int, hidden: int, layers: int, out: int) -> nn.Sequential:
+def build_mlp(width: int, hidden: int, layers: int, out: int) -> nn.Sequential:
     """`layers` hidden layers with ReLU, no biases."""
     widths = [width] + [hidden] * layers
     body = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b, bias=False), nn.ReLU(inplace=True))]
     return nn.Sequential(*body, nn.Linear(widths[-1], out, bias=False))
+
+
+def weights_of(network: nn.Sequential) -> list[Tensor]:
+    """Those of each layer, for `ops.mlp`."""
+    return [layer.weight for layer in network if isinstance(layer, nn.Linear)]
 
 
 class RadianceField(nn.Module):
@@ -27,21 +34,24 @@ class RadianceField(nn.Module):
         super().__init__()
         self.grid = grid
         self.blob_scale, self.blob_radius = blob_scale, blob_radius
-        self.density_mlp = mlp(grid.width, hidden, 1, 1)
-        self.color_mlp = mlp(grid.width, hidden, 1, 3)
+        self.density_mlp = build_mlp(grid.width, hidden, 1, 1)
+        self.color_mlp = build_mlp(grid.width, hidden, 1, 3)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """points: [n, 3] -> density [n] per scene unit, rgb [n, 3] in [0, 1]."""
-        features = self.grid((points + 1) / 2)
-        return self._density(points, features), self.color_mlp(features).sigmoid()
+        heads = [weights_of(self.density_mlp), weights_of(self.color_mlp)]
+        (density_in, density_out), (color_in, color_out) = heads
+        both = [torch.cat([density_in, color_in]), torch.block_diag(density_out, color_out)]  # side by side, as one MLP
+        density, rgb = self.grid.mlp((points + 1) / 2, both).split([1, 3], dim=1)
+        return self._density(points, density[:, 0]), rgb.sigmoid()
 
     def density(self, points: Tensor) -> Tensor:
         """points: [n, 3] -> [n]"""
-        return self._density(points, self.grid((points + 1) / 2))
+        return self._density(points, self.grid.mlp((points + 1) / 2, weights_of(self.density_mlp))[:, 0])
 
-    def _density(self, points: Tensor, features: Tensor) -> Tensor:
-        blob = self.blob_scale * (1 - points.norm(dim=-1) / self.blob_radius)
-        return F.softplus(self.density_mlp(features)[:, 0] + blob)
+    def _density(self, points: Tensor, learned: Tensor) -> Tensor:
+        slope = self.blob_scale / self.blob_radius
+        return F.softplus(torch.sub(learned + self.blob_scale, points.norm(dim=-1), alpha=slope))
 
 
 class DeformationField(nn.Module):
@@ -50,7 +60,7 @@ class DeformationField(nn.Module):
     def __init__(self, encoding: HashGrid | PositionalEncoding, *, hidden: int = 64, layers: int = 4) -> None:
         super().__init__()
         self.encoding = encoding
-        self.mlp = mlp(encoding.width, hidden, layers, 3)
+        self.mlp = build_mlp(encoding.width, hidden, layers, 3)
 
     def forward(self, points: Tensor, time: Tensor, active_levels: int | None = None) -> Tensor:
         """points: [n, 3] in [-1, 1]; time: [n] in [0, 1] -> D in scene units, [n, 3] in (-2, 2).
@@ -58,8 +68,9 @@ class DeformationField(nn.Module):
         D is 2 sigmoid(MLP) - 1 in a cube of side 1, hence the outer 2 in ours of side 2. An MLP without biases on
         features near 0 starts it near 0.
         """
-        features = self.encoding(cat([(points + 1) / 2, time[:, None]], dim=-1), active_levels)
-        displacement: Tensor = 2 * (2 * self.mlp(features).sigmoid() - 1)
+        moments = torch.cat([(points + 1) / 2, time[:, None]], dim=-1)
+        learned = self.encoding.mlp(moments, weights_of(self.mlp), active_levels)
+        displacement: Tensor = 2 * (2 * learned.sigmoid() - 1)
         return displacement
 
 
@@ -68,9 +79,8 @@ class Background(nn.Module):
 
     def __init__(self, *, hidden: int = 64) -> None:
         super().__init__()
-        self.mlp = mlp(16, hidden, 3, 3)
+        self.mlp = build_mlp(16, hidden, 3, 3)
 
     def forward(self, directions: Tensor) -> Tensor:
         """directions: unit vectors [n, 3] -> rgb [n, 3] in [0, 1]."""
-        colour: Tensor = self.mlp(spherical_harmonics(directions)).sigmoid()
-        return colour
+        return mlp(spherical_harmonics(directions), weights_of(self.mlp)).sigmoid()

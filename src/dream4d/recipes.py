@@ -24,6 +24,7 @@ from dream4d.media import parse_colour, write_png, write_video
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import Preset, to_mapping
 from dream4d.priors.mvdream import MVDream
+from dream4d.priors.parts import Shared
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
 from dream4d.progress import track
@@ -177,7 +178,8 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
     scene = Scene(settings.scene).to(device)
     state = start_static(scene, seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "static", state)
-    image, multiview = _image_prior(settings, device), _multiview_prior(settings, device)
+    shared: Shared = {}
+    image, multiview = _image_prior(settings, device, shared), _multiview_prior(settings, device, shared)
     reports = fit_static(
         state, image_prior=image, multiview_prior=multiview, prompt=prompt, negative=settings.negative,
         settings=settings.static,
@@ -290,11 +292,12 @@ def _folder(priors: PriorSettings, name: str) -> Path | None:
     )
 
 
-def _loading(settings: Preset, name: str, device: torch.device) -> dict[str, Any]:
+def _loading(settings: Preset, name: str, device: torch.device, shared: Shared | None = None) -> dict[str, Any]:
     priors = settings.priors
     half = device.type == "cuda" if priors.precision == "auto" else priors.precision == "half"
     dtype = torch.float16 if half else torch.float32
-    return {"base": _base(priors, name), "device": device, "dtype": dtype, "chunk": priors.chunk}
+    base = _base(priors, name)
+    return {"base": base, "device": device, "dtype": dtype, "chunk": priors.chunk, "shared": shared}
 
 
 def _base(priors: PriorSettings, name: str) -> str | Path | None:
@@ -304,16 +307,16 @@ def _base(priors: PriorSettings, name: str) -> str | Path | None:
     return priors.base or _folder(priors, "image")
 
 
-def _image_prior(settings: Preset, device: torch.device) -> Prior | None:
+def _image_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> Prior | None:
     folder = _folder(settings.priors, "image")
-    return None if folder is None else StableDiffusion.load(folder, **_loading(settings, "image", device))
+    return None if folder is None else StableDiffusion.load(folder, **_loading(settings, "image", device, shared))
 
 
-def _multiview_prior(settings: Preset, device: torch.device) -> Prior | None:
+def _multiview_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> Prior | None:
     folder = _folder(settings.priors, "multiview")
     if folder is None:
         return None
-    return MVDream.load(folder, **_loading(settings, "multiview", device), views=settings.static.views)
+    return MVDream.load(folder, **_loading(settings, "multiview", device, shared), views=settings.static.views)
 
 
 def _video_prior(settings: Preset, device: torch.device) -> VideoPrior:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from dream4d.cameras import Cameras, Rays
 from dream4d.occupancy import OccupancyGrid
 from dream4d.ops.composite import composite
-from dream4d.ops.march import march
-from dream4d.scene import Scene
+from dream4d.ops.march import Samples, march
+from dream4d.scene import Query, Scene
+
+BUDGET = 12 * 2**20
+STRETCHES = (24, 64, sys.maxsize)
+"""Samples of a ray after which it is looked whether anything behind them can be seen."""
+FEW = {"cpu": 2**14, "cuda": 2**21}
+"""Samples for which it does not pay to look."""
+OPAQUE = -math.log(1e-4)
+"""Density times distance behind which nothing is computed: less than 1e-4 of the light comes from there."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +44,14 @@ class Render:
 
 def render(
     scene: Scene, rays: Rays, time: float | Tensor = 0.0, *, occupancy: OccupancyGrid, samples_per_ray: int,
-    generator: torch.Generator | None = None, background: Tensor | None = None,
+    generator: torch.Generator | None = None, background: Tensor | None = None, budget: int = BUDGET,
 ) -> Render:
     """What `rays` ([n, 3]) see at `time`, a number in [0, 1] or one for each ray, [n].
 
     samples_per_ray: samples across the diagonal of the scene's cube. generator: shifts each ray's samples by a random
-    part of a step; None for no shift. background: a colour [3] or [n, 3]; None for the scene's own.
+    part of a step; None for no shift. background: a colour [3] or [n, 3]; None for the scene's own. budget: the most
+    samples for which the fields keep what their gradients need; where there are more, all of it is computed again in
+    the backward pass, for so many samples at a time.
     """
     origins, directions = rays.origins, rays.directions
     jitter = None
@@ -46,22 +60,67 @@ def render(
     samples = march(
         origins, directions, occupancy.occupied, radius=occupancy.radius, samples_per_ray=samples_per_ray, jitter=jitter
     )
-    middle = (samples.start + samples.end) / 2
-    points = torch.addcmul(origins[samples.ray], directions[samples.ray], middle[:, None])
-    times = time[samples.ray] if isinstance(time, Tensor) and time.ndim else time
-    density, rgb, displacement = scene(points, times)
-
-    values = rgb if displacement is None else torch.cat([rgb, displacement], dim=-1)
-    pixels = composite(density, samples.start, samples.end, values, samples.ray, len(origins))
+    samples, query = _look(scene, rays, time, samples, budget)
+    values = query.rgb if query.displacement is None else torch.cat([query.rgb, query.displacement], dim=-1)
+    pixels = composite(query.density, samples.start, samples.end, values, samples.ray, len(origins))
     foreground = pixels.values[:, :3]
     behind = scene.background(directions) if background is None else background
     return Render(
         rgb=foreground + (1 - pixels.opacity)[:, None] * behind,
         opacity=pixels.opacity,
         depth=pixels.depth,
-        displacement=torch.zeros_like(foreground) if displacement is None else pixels.values[:, 3:],
+        displacement=torch.zeros_like(foreground) if query.displacement is None else pixels.values[:, 3:],
         foreground=foreground,
     )
+
+
+def _look(scene: Scene, rays: Rays, time: float | Tensor, samples: Samples, budget: int) -> tuple[Samples, Query]:
+    """The samples that are not hidden behind others, and the scene at them.
+
+    Goes along all rays at once, in stretches, and follows a ray only as long as light comes through.
+    """
+    again = torch.is_grad_enabled() and len(samples.ray) > budget
+    if not again and len(samples.ray) <= FEW.get(samples.ray.device.type, 0):
+        return samples, _query(scene, rays, time, samples, again)
+    left = torch.arange(len(samples.ray), device=samples.ray.device)
+    rank = left - torch.searchsorted(samples.ray, samples.ray)  # of a sample within its ray
+    thickness = samples.start.new_zeros(len(rays.origins))
+    seen: list[Tensor] = []
+    queries: list[Query] = []
+    for end in STRETCHES:
+        near = rank[left] < end
+        for now in left[near].split(budget):
+            seen.append(now)
+            queries.append(_query(scene, rays, time, _choose(samples, now), again))
+            lengths = (samples.end - samples.start)[now]
+            thickness.index_add_(0, samples.ray[now], queries[-1].density.detach() * lengths)
+        left = left[~near]
+        if not len(left):
+            break
+        left = left[thickness[samples.ray[left]] < OPAQUE]
+    order = torch.cat(seen)
+    chosen = torch.zeros(len(samples.ray), dtype=torch.bool, device=order.device).index_fill_(0, order, True)
+    place = (chosen.cumsum(0) - 1)[order]
+
+    def sort(parts: Sequence[Tensor]) -> Tensor:
+        joined = torch.cat(list(parts))
+        return torch.empty_like(joined).index_copy(0, place, joined)
+
+    densities, colours, displacements = zip(*queries, strict=True)
+    displacement = None if displacements[0] is None else sort(displacements)
+    return _choose(samples, chosen), Query(sort(densities), sort(colours), displacement)
+
+
+def _choose(samples: Samples, which: Tensor) -> Samples:
+    return Samples(samples.ray[which], samples.start[which], samples.end[which])
+
+
+def _query(scene: Scene, rays: Rays, time: float | Tensor, samples: Samples, again: bool) -> Query:
+    """The scene at the samples' midpoints. again: keep nothing for gradients but compute it again."""
+    middle = (samples.start + samples.end) / 2
+    points = torch.addcmul(rays.origins[samples.ray], rays.directions[samples.ray], middle[:, None])
+    times = time[samples.ray] if isinstance(time, Tensor) and time.ndim else time
+    return Query(*(checkpoint(scene, points, times, use_reentrant=False) if again else scene(points, times)))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dream4d.cameras import Cameras, sample_multiview, view_words
-from dream4d.distill import Prior, reconstruction_loss, sds_loss
+from dream4d.distill import Prior, encode, reconstruction_loss, sds_loss
 from dream4d.losses import opacity_entropy
 from dream4d.occupancy import OccupancyGrid
 from dream4d.render import render
@@ -40,6 +40,10 @@ def fit_static(
     """
     _check(settings, image_prior, multiview_prior)
     scene, generator = state.scene, state.generator
+    encode_once = (
+        image_prior is not None and multiview_prior is not None
+        and image_prior.latent_space == multiview_prior.latent_space
+    )
     while (step := state.step) < settings.steps:
         state.set_learning_rates(grid=settings.learning_rate_grid(step), mlp=settings.learning_rate_mlp(step))
         if step % settings.occupancy_every == 0:
@@ -51,18 +55,21 @@ def fit_static(
         images, opacity = _render_images(state, cameras, settings.resolution(step), settings)
 
         losses: dict[str, Tensor] = {}
+        if multiview_prior is not None:
+            latents = encode(multiview_prior, images)
         if image_prior is not None:
             chosen, share = _choose_images(cameras, settings, generator)
+            seen = chosen.to(images.device, non_blocking=True)
             prompts = [f"{prompt}, {words}" for words in view_words(cameras[chosen])]
             losses["2d"] = share * sds_loss(
-                image_prior, images[chosen.to(images.device)],
+                image_prior, latents[seen] if encode_once else encode(image_prior, images[seen]),
                 image_prior.condition(prompts, negative, cameras[chosen]),
                 scale=settings.guidance_2d, timesteps=settings.timesteps_2d(step), generator=generator,
             )
         if multiview_prior is not None:
             prompts = [multiview_prompt or prompt] * len(cameras)
             losses["3d"] = reconstruction_loss(
-                multiview_prior, images, multiview_prior.condition(prompts, negative, cameras),
+                multiview_prior, latents, multiview_prior.condition(prompts, negative, cameras),
                 scale=settings.guidance_3d, timesteps=settings.timesteps_3d(step), views=settings.views,
                 std_rescale=settings.std_rescale, generator=generator,
             )
@@ -87,7 +94,7 @@ def _render_images(state: State, cameras: Cameras, size: int, settings: StaticSe
     rays = cameras.to(device).rays(size, size).flatten()
     rendered = render(
         state.scene, rays, occupancy=state.occupancy, samples_per_ray=settings.samples_per_ray,
-        generator=state.generator, background=colour.to(device) if flat else None,
+        generator=state.generator, background=colour.to(device, non_blocking=True) if flat else None,
     )
     shape = (len(cameras), size, size)
     return rendered.rgb.reshape(*shape, 3), rendered.opacity.reshape(shape)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from yardstick import assert_kernels_are_as_exact_as_eager
+from yardstick import assert_as_exact, assert_kernels_are_as_exact_as_eager
 
 from dream4d.ops.hashgrid import GridLayout, cpu, encode, reference
 
@@ -75,6 +75,25 @@ def test_gpu_kernels_are_as_exact_as_eager(layout, n, active, monkeypatch):
     monkeypatch.setitem(globals(), "data", lambda *arguments: [value.cuda() for value in data_on_cpu(*arguments)])
     levels = min(active, layout.levels)
     assert_kernels_are_as_exact_as_eager(lambda path, dtype: run(path, layout, n, dtype, levels), gpu, reference)
+
+
+@pytest.mark.gpu
+@layouts
+@pytest.mark.parametrize("n", [0, 1, 63, 5000])
+def test_half_tables_on_a_gpu_are_as_exact_as_eager(layout, n):
+    points, table, grad = (value.cuda() for value in data(layout, n))
+
+    def run(table):
+        table = table.detach().requires_grad_()
+        path = encode if table.dtype == torch.float16 else reference.encode
+        out = path(points.to(torch.float32 if path is encode else table.dtype), table, layout, layout.levels)
+        return out, torch.autograd.grad(out, table, grad.to(out.dtype))[0]
+
+    half = table.half()
+    out, slope = run(half)
+    assert out.dtype == slope.dtype == torch.float16
+    for kernel, exact in zip((out, slope), run(half.double()), strict=True):
+        assert_as_exact(kernel, exact.half(), exact)
 
 
 @layouts

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import TOKENS, WIDTH, save_denoiser, save_image_model, scheduler, text_encoder, unet_2d, unet_3d
 
-from dream4d.priors.parts import cumulative_alphas, load_parts, resize
+from dream4d.priors.parts import ImagePrior, cumulative_alphas, load_parts, resize
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,27 @@ def test_base_lends_what_a_folder_lacks(model, tmp_path):
     expected = unet_2d(seed=5).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in parts.unet.state_dict().items())
     assert load_parts(folder, model, text=False).text is None
+
+
+def test_what_comes_from_the_same_folder_is_shared_and_nothing_else(model, tmp_path):
+    folder, shared = save_denoiser(tmp_path / "denoiser", unet_2d(seed=5)), {}
+    first, second = load_parts(model, shared=shared), load_parts(folder, model, shared=shared)
+    assert first.autoencoder is second.autoencoder
+    assert first.text is second.text
+    assert first.unet is not second.unet
+    assert load_parts(model, shared=shared, chunk=2).autoencoder is not first.autoencoder
+    assert load_parts(model, shared=shared, dtype=torch.bfloat16).text is not first.text
+    elsewhere = load_parts(shutil.copytree(model, tmp_path / "copy"), shared=shared)
+    assert elsewhere.autoencoder is not first.autoencoder
+    assert elsewhere.text is not first.text
+
+
+def test_a_latent_space_is_an_autoencoder_and_a_resolution(model):
+    shared = {}
+    first, second = (load_parts(model, shared=shared) for _ in range(2))
+    assert ImagePrior(first).latent_space == ImagePrior(second, (16, 16)).latent_space
+    assert ImagePrior(first).latent_space != ImagePrior(second, (32, 32)).latent_space
+    assert ImagePrior(first).latent_space != ImagePrior(load_parts(model)).latent_space
 
 
 def test_weights_come_in_the_dtype_asked_for(model):

@@ -3,7 +3,7 @@ import torch
 from tiny_models import save_denoiser, save_image_model, unet_2d
 
 from dream4d.cameras import orbit
-from dream4d.distill import sds_loss
+from dream4d.distill import encode, sds_loss
 from dream4d.priors.stable_diffusion import StableDiffusion
 
 
@@ -14,7 +14,8 @@ def test_sds_reaches_the_pixels(tmp_path):
     cameras = orbit(torch.zeros(2), torch.zeros(2), torch.full((2,), 3.0), torch.tensor(40.0))
     condition = prior.condition(["a cat, front view", "a cat, back view"], "blurry", cameras)
     generator = torch.Generator().manual_seed(0)
-    sds_loss(prior, images, condition, scale=10, timesteps=(0.2, 0.6), generator=generator).backward()
+    latents = encode(prior, images)
+    sds_loss(prior, latents, condition, scale=10, timesteps=(0.2, 0.6), generator=generator).backward()
     assert images.grad.isfinite().all()
     assert images.grad.abs().sum() > 0
 

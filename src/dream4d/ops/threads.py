@@ -6,6 +6,8 @@ called from any thread, whichever threading layer is installed, and no second Op
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -15,6 +17,18 @@ import numba
 import torch
 
 Kernel = Callable[..., None]
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc use the memory of freed tensors again: it gives those of some megabytes back to the system, and every
+    new one then waits for fresh pages, an eighth of a training step's time."""
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        trim_threshold, mmap_threshold = -1, -3  # names of <malloc.h>
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**30)
+
+
+keep_freed_memory()
 
 
 def compiled(*, fastmath: bool | set[str]) -> Callable[[Kernel], Kernel]:

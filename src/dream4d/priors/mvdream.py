@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dream4d.cameras import Cameras
-from dream4d.priors.parts import Condition, ImagePrior, Parts, load_parts
+from dream4d.priors.parts import Condition, ImagePrior, Parts, Shared, load_parts
 
 
 def camera_embedding(cameras: Cameras) -> Tensor:
@@ -72,11 +72,15 @@ class MVDream(ImagePrior):
     def load(
         cls, folder: str | Path, base: str | Path | None = None, *, views: int = 4,
         resolution: tuple[int, int] | None = None, device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32, chunk: int | None = None,
+        dtype: torch.dtype = torch.float32, chunk: int | None = None, shared: Shared | None = None,
     ) -> MVDream:
-        """From a local folder in diffusers layout; parts that it lacks come from `base`. Raises ValueError, see
-        `parts.load_parts`, and where the UNet takes no camera."""
-        parts = load_parts(folder, base, kind="a multi-view model", device=device, dtype=dtype, chunk=chunk)
+        """From a local folder in diffusers layout; parts that it lacks come from `base`. shared: see `parts.Shared`.
+
+        Raises ValueError, see `parts.load_parts`, and where the UNet takes no camera.
+        """
+        parts = load_parts(
+            folder, base, kind="a multi-view model", device=device, dtype=dtype, chunk=chunk, shared=shared
+        )
         inputs = parts.unet.config.projection_class_embeddings_input_dim
         if parts.unet.config.class_embed_type != "projection" or inputs != 16:
             raise ValueError(
@@ -86,4 +90,5 @@ class MVDream(ImagePrior):
         return cls(parts, views, resolution)
 
     def condition(self, prompts: Sequence[str], negative: str, cameras: Cameras) -> Condition:
-        return self.parts.condition(prompts, negative, camera_embedding(cameras.to(self.alpha_bar.device)))
+        camera = camera_embedding(cameras).to(self.alpha_bar.device, non_blocking=True)
+        return self.parts.condition(prompts, negative, camera)

@@ -9,15 +9,22 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from dream4d.priors.graphs import Function, graphed
+
+Shared = dict[tuple[Any, ...], Any]
+"""Autoencoders and text encoders by where they come from and how they are loaded: empty at first, and passed to every
+load of priors that shall have the same objects where their folders are the same."""
 
 
 class TextEncoder:
@@ -52,6 +59,8 @@ class Autoencoder:
         self.vae = vae
         self.chunk = chunk
         self.downsampling = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._encode = graphed(partial(_encode, vae), vae)
+        self._decode = graphed(partial(_decode, vae), vae)
 
     def encode(self, images: Tensor) -> Tensor:
         """The mean of the encoder's Gaussian: no noise beside the diffusion's own."""
@@ -60,20 +69,24 @@ class Autoencoder:
         from torch.utils.checkpoint import checkpoint
 
         return torch.cat([
-            checkpoint(self._encode, part, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(_encode, self.vae, part, use_reentrant=False, preserve_rng_state=False)
             for part in torch.split(images, self.chunk)
         ])
 
-    def _encode(self, images: Tensor) -> Tensor:
-        pixels = (2 * images - 1).permute(0, 3, 1, 2).to(self.vae.dtype)
-        latents: Tensor = self.vae.encode(pixels).latent_dist.mode().float() * self.vae.config.scaling_factor
-        return latents
-
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        parts = torch.split((latents / self.vae.config.scaling_factor).to(self.vae.dtype), self.chunk or len(latents))
-        pixels = torch.cat([self.vae.decode(part).sample.float() for part in parts])
-        return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        return torch.cat([self._decode(part) for part in torch.split(latents, self.chunk or len(latents))])
+
+
+def _encode(vae: Any, images: Tensor) -> Tensor:
+    pixels = (2 * images - 1).permute(0, 3, 1, 2).to(vae.dtype)
+    latents: Tensor = vae.encode(pixels).latent_dist.mode().float() * vae.config.scaling_factor
+    return latents
+
+
+def _decode(vae: Any, latents: Tensor) -> Tensor:
+    pixels: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+    return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -110,17 +123,28 @@ class Parts:
     @torch.no_grad()
     def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """eps for the negative prompt and for the prompt, fp32, from one call of the UNet on both."""
-        camera = {} if condition.camera is None else {"class_labels": condition.camera.to(self.unet.dtype).repeat(2, 1)}
-        output = self.unet(
-            torch.cat([noisy, noisy]).to(self.unet.dtype), timestep.repeat(2),
-            torch.cat([condition.negative, condition.text]), **camera,
-        ).sample.float()
-        unconditional, conditional = output.chunk(2)
-        if self.prediction_type == "epsilon":
-            return unconditional, conditional
-        alpha_bar = self.alpha_bar[timestep].reshape(-1, *[1] * (noisy.ndim - 1))  # eps = sqrt(1 - a) z_t + sqrt(a) v
-        shift, factor = (1 - alpha_bar).sqrt() * noisy, alpha_bar.sqrt()
-        return shift + factor * unconditional, shift + factor * conditional
+        both = self._predict_both(noisy, timestep, condition.negative, condition.text, condition.camera)
+        unconditional, conditional = both.chunk(2)
+        return unconditional, conditional
+
+    @cached_property
+    def _predict_both(self) -> Function:
+        alpha_bar = None if self.prediction_type == "epsilon" else self.alpha_bar
+        return graphed(partial(_predict_both, self.unet, alpha_bar), self.unet)
+
+
+def _predict_both(
+    unet: Any, alpha_bar: Tensor | None, noisy: Tensor, timestep: Tensor, negative: Tensor, text: Tensor,
+    camera: Tensor | None,
+) -> Tensor:
+    """eps, [2 b, ...], for the negative prompts and then for the prompts; of a v prediction if alpha_bar is given."""
+    noisy, timestep = torch.cat([noisy, noisy]), timestep.repeat(2)
+    labels = {} if camera is None else {"class_labels": camera.to(unet.dtype).repeat(2, 1)}
+    output: Tensor = unet(noisy.to(unet.dtype), timestep, torch.cat([negative, text]), **labels).sample.float()
+    if alpha_bar is None:
+        return output
+    a = alpha_bar.index_select(0, timestep).reshape(-1, *[1] * (noisy.ndim - 1))
+    return (1 - a).sqrt() * noisy + a.sqrt() * output
 
 
 class ImagePrior:
@@ -133,6 +157,11 @@ class ImagePrior:
         self.parts = parts
         self.resolution = resolution or parts.resolution
         self.alpha_bar = parts.alpha_bar
+
+    @property
+    def latent_space(self) -> tuple[Autoencoder, tuple[int, int]]:
+        """Equal for priors that share one `Autoencoder` object and one resolution."""
+        return self.parts.autoencoder, self.resolution
 
     def resize(self, images: Tensor) -> Tensor:
         return resize(images, *self.resolution)
@@ -150,17 +179,20 @@ class ImagePrior:
 def load_parts(
     folder: str | Path, base: str | Path | None = None, *, unet: str = "UNet2DConditionModel",
     kind: str = "an image model", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-    text: bool = True, chunk: int | None = None,
+    text: bool = True, chunk: int | None = None, shared: Shared | None = None,
 ) -> Parts:
     """Parts from `folder`, and those that it lacks from `base`, frozen and in evaluation mode.
 
     unet: the diffusers class that ``unet/config.json`` must name, and kind: what such a model is called in errors.
-    text=False leaves tokenizer and text encoder out. chunk: see `Autoencoder`.
+    text=False leaves tokenizer and text encoder out. chunk: see `Autoencoder`. shared: see `Shared`.
 
     Raises ValueError where a part is missing, has only pickled weights, or belongs to another kind of model.
     """
     with quiet_libraries():
-        return _load_parts(folder, base, unet=unet, kind=kind, device=device, dtype=dtype, text=text, chunk=chunk)
+        return _load_parts(
+            folder, base, unet=unet, kind=kind, device=device, dtype=dtype, text=text, chunk=chunk,
+            shared={} if shared is None else shared,
+        )
 
 
 @contextmanager
@@ -195,7 +227,7 @@ def quiet_libraries() -> Iterator[None]:
 
 def _load_parts(
     folder: str | Path, base: str | Path | None, *, unet: str, kind: str, device: torch.device | str,
-    dtype: torch.dtype, text: bool, chunk: int | None,
+    dtype: torch.dtype, text: bool, chunk: int | None, shared: Shared,
 ) -> Parts:
     import diffusers
     import transformers
@@ -208,18 +240,27 @@ def _load_parts(
     noise = _read(_find(folders, "scheduler", "scheduler_config.json") / "scheduler_config.json")
     alpha_bar, prediction = cumulative_alphas(noise).to(device), _prediction_type(noise)
     network = _load(getattr(diffusers, unet), unet_folder, device, dtype)
-    vae = _load(diffusers.AutoencoderKL, _find(folders, "vae", "config.json"), device, dtype)
+    vae_folder = _find(folders, "vae", "config.json")
+    autoencoder = _load_once(
+        shared, (vae_folder.resolve(), chunk, torch.device(device), dtype),
+        lambda: Autoencoder(_load(diffusers.AutoencoderKL, vae_folder, device, dtype), chunk),
+    )
     channels = network.config.in_channels
-    _expect_equal(unet_folder, "in_channels", channels, "the autoencoder's", vae.config.latent_channels)
+    _expect_equal(unet_folder, "in_channels", channels, "the autoencoder's", autoencoder.vae.config.latent_channels)
     encoder = None
     if text:
         tokenizer_folder = _find(folders, "tokenizer", "tokenizer_config.json")
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-        model = _load(transformers.CLIPTextModel, _find(folders, "text_encoder", "config.json"), device, dtype)
+        text_folder = _find(folders, "text_encoder", "config.json")
+        encoder = _load_once(
+            shared, (tokenizer_folder.resolve(), text_folder.resolve(), torch.device(device), dtype),
+            lambda: TextEncoder(
+                transformers.CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True),
+                _load(transformers.CLIPTextModel, text_folder, device, dtype),
+            ),
+        )
         width = network.config.cross_attention_dim
-        _expect_equal(unet_folder, "cross_attention_dim", width, "the text encoder's", model.config.hidden_size)
-        encoder = TextEncoder(tokenizer, model)
-    return Parts(network, Autoencoder(vae, chunk), alpha_bar, prediction, encoder)
+        _expect_equal(unet_folder, "cross_attention_dim", width, "the text encoder's", encoder.model.config.hidden_size)
+    return Parts(network, autoencoder, alpha_bar, prediction, encoder)
 
 
 def cumulative_alphas(config: dict[str, Any]) -> Tensor:
@@ -282,6 +323,12 @@ def _load(cls: Any, folder: Path, device: torch.device | str, dtype: torch.dtype
     if report["missing_keys"]:
         raise ValueError(f"{folder}: the weights lack {sorted(report['missing_keys'])[:3]} ... of its config.json")
     return model.requires_grad_(False).eval().to(device)
+
+
+def _load_once(shared: Shared, key: tuple[Any, ...], load: Callable[[], Any]) -> Any:
+    if key not in shared:
+        shared[key] = load()
+    return shared[key]
 
 
 def _prediction_type(config: dict[str, Any]) -> str:

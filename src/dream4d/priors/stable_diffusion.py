@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from dream4d.cameras import Cameras
-from dream4d.priors.parts import Condition, ImagePrior, load_parts
+from dream4d.priors.parts import Condition, ImagePrior, Shared, load_parts
 
 
 class StableDiffusion(ImagePrior):
@@ -18,10 +18,13 @@ class StableDiffusion(ImagePrior):
     def load(
         cls, folder: str | Path, base: str | Path | None = None, *, resolution: tuple[int, int] | None = None,
         device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, chunk: int | None = None,
+        shared: Shared | None = None,
     ) -> StableDiffusion:
-        """From a local folder in diffusers layout; parts that it lacks come from `base`. Raises ValueError, see
-        `parts.load_parts`, and where the UNet asks for more than text."""
-        parts = load_parts(folder, base, device=device, dtype=dtype, chunk=chunk)
+        """From a local folder in diffusers layout; parts that it lacks come from `base`. shared: see `parts.Shared`.
+
+        Raises ValueError, see `parts.load_parts`, and where the UNet asks for more than text.
+        """
+        parts = load_parts(folder, base, device=device, dtype=dtype, chunk=chunk, shared=shared)
         if (extra := parts.unet.config.class_embed_type) is not None:
             raise ValueError(f"{folder}: this is not an image model: unet/config.json has class_embed_type {extra}")
         return cls(parts, resolution)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dream4d.cameras import Cameras
-from dream4d.priors.parts import Condition, Parts, load_parts, resize
+from dream4d.priors.parts import Autoencoder, Condition, Parts, Shared, load_parts, resize
 
 
 class TextToVideo:
@@ -32,15 +32,20 @@ class TextToVideo:
     def load(
         cls, folder: str | Path, base: str | Path | None = None, *, frames: int = 24,
         resolution: tuple[int, int] | None = None, device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32, chunk: int | None = None,
+        dtype: torch.dtype = torch.float32, chunk: int | None = None, shared: Shared | None = None,
     ) -> TextToVideo:
         """From a local folder in diffusers layout; parts that it lacks come from `base`. chunk: frames that the
-        autoencoder takes at a time. Raises ValueError, see `parts.load_parts`."""
+        autoencoder takes at a time. shared: see `parts.Shared`. Raises ValueError, see `parts.load_parts`."""
         parts = load_parts(
             folder, base, unet="UNet3DConditionModel", kind="a text-to-video model", device=device, dtype=dtype,
-            chunk=chunk,
+            chunk=chunk, shared=shared,
         )
         return cls(parts, frames, resolution)
+
+    @property
+    def latent_space(self) -> tuple[Autoencoder, tuple[int, int]]:
+        """Equal for priors that share one `Autoencoder` object and one resolution."""
+        return self.parts.autoencoder, self.resolution
 
     def condition(self, prompts: Sequence[str], negative: str, cameras: Cameras) -> Condition:
         return self.parts.condition(prompts, negative)

@@ -13,7 +13,7 @@ def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int
     corner = torch.arange(2**layout.dim, device=points.device)
     bits = corner[:, None] >> torch.arange(layout.dim, device=points.device) & 1  # [corners, dim]
     levels = [_level(points, table, layout, level, bits) for level in range(active_levels)]
-    inactive = points.new_zeros(len(points), (layout.levels - active_levels) * layout.features)
+    inactive = table.new_zeros(len(points), (layout.levels - active_levels) * layout.features)
     return torch.cat([*levels, inactive], dim=1)
 
 
@@ -31,4 +31,4 @@ def _level(points: Tensor, table: Tensor, layout: GridLayout, level: int, bits: 
     if layout.hashed[level]:
         row = row & (layout.sizes[level] - 1)
     features = table[row + layout.offsets[level]]  # [n, corners, features]
-    return (weights[..., None] * features).sum(dim=1)
+    return (weights[..., None] * features).sum(dim=1).to(table.dtype)
