@@ -21,7 +21,7 @@ Kernel = Callable[..., None]
 
 def keep_freed_memory() -> None:
     """Lets glibc use the memory of freed tensors again: it gives those of some megabytes back to the system, and every
-    new one then waits for fresh pages, an eighth of a training step's time."""
+    new one then waits for fresh pages: a tenth of a dynamic step on CPUs."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         trim_threshold, mmap_threshold = -1, -3  # names of <malloc.h>
         mallopt(mmap_threshold, 2**30)

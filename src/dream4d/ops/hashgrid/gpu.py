@@ -108,8 +108,8 @@ def _sizes(layout: GridLayout) -> dict[str, int]:
 
 
 class _Levels(NamedTuple):
-    """numbers: [levels, COLUMNS] int32. copies and firsts: how many gradients a level has, and their first row; rows: of
-    all. Levels with more than one come first and end at `copied_rows`."""
+    """numbers: [levels, COLUMNS] int32. copies and firsts: how many gradients a level has, and their first row; rows:
+    of all. Levels with more than one come first and end at `copied_rows`."""
 
     numbers: Tensor
     copies: list[int]
