@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dream4d import recipes
 from dream4d.cameras import Cameras, orbit
-from dream4d.film import AROUND, DISTANCE, ELEVATION, FOV_Y, THROUGHOUT, camera_at
+from dream4d.film import AROUND, DISTANCE, ELEVATION, FOV_Y, THROUGHOUT, Extent, camera_at
 from dream4d.media import contact_sheet, write_png
 from dream4d.render import render_image
 from dream4d.run import slug
@@ -186,7 +186,7 @@ def photograph(
     scene: Scene, shots: Sequence[Shot], samples_per_ray: int, *, size: int = SIZE, grey: float = GREY
 ) -> Tensor:
     """The scene before grey, [n, size, size, 3] on its device."""
-    occupancy = recipes.settled_occupancy(scene)
+    occupancy = Extent(scene)
     device = next(scene.parameters()).device
     behind = torch.full((3,), grey, device=device)
     return torch.stack(
@@ -197,7 +197,7 @@ def photograph(
                 size,
                 size,
                 moment,
-                occupancy=occupancy,
+                occupancy=occupancy.at(moment),
                 samples_per_ray=samples_per_ray,
                 background=behind,
             ).rgb

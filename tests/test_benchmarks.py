@@ -31,7 +31,7 @@ def importable():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         yield
-        for name in ("builtin_quality", "field", "motion_signal", "steps", "report"):
+        for name in ("builtin_quality", "field", "guidance", "motion_signal", "networks", "step", "steps", "report"):
             sys.modules.pop(name, None)
 
 
@@ -261,3 +261,47 @@ def test_quality_from_runs_to_table_with_failures_in_it(quality, tiny, tmp_path,
     starts = (out / "runs.jsonl").read_text()
     assert quality.main([*arguments, "--time-limit", "0"]) == 1, "a run is missing"
     assert (out / "runs.jsonl").read_text() == starts, "nothing was started again"
+
+
+def test_guidance_is_timed_in_every_mode(tmp_path, monkeypatch, capsys):
+    import guidance
+
+    monkeypatch.setattr(guidance, "measure_ceilings", lambda device: (1e9, 1e9))
+    out = tmp_path / "guidance.json"
+    arguments = ["--tiny", "--device", "cpu", "--repeats", "1", "--out", str(out)]
+    modes = ["fp32", "fp32+channels_last+norms+compiled", "fp32+graph"]
+    assert guidance.main([*arguments, "--cases", "*unet", "encode_8x256", "decode*", "--modes", *modes]) == 0
+    rows = json.loads(out.read_text())
+    assert [row["mode"] for row in rows] == 5 * modes
+    assert all(row["finite"] and row["ms"] > 0 and row["tflop"] >= 0 and row["limit_ms"] > 0 for row in rows)
+    assert guidance.main([*arguments, "--cases", "encode_clip", "--modes", "fp32", "fp32+magic"]) == 1
+    assert "unknown in a mode: {'magic'}" in capsys.readouterr().out
+    assert "ms" in json.loads(out.read_text())[0], "a mode that fails stops no other"
+
+
+def test_steps_are_timed_by_every_plan(tmp_path):
+    import step
+
+    out = tmp_path / "step.json"
+    arguments = ["--tiny", "--device", "cpu", "--dtype", "fp32", "--steps", "1", "--warm-up", "1", "--parts"]
+    tricks = ["--tricks", *step.TRICKS]
+    assert step.main([*arguments, *tricks, "--cases", "step_static_64*", "step_dynamic*", "--out", str(out)]) == 0
+    rows = {row["case"]: row for row in json.loads(out.read_text())}
+    assert list(rows) == [
+        f"step_{stage}{plan}" for stage in ("static_64", "dynamic") for plan in ("", "_balanced", "_lowmem")
+    ]
+    for stage in ("static_64", "dynamic"):
+        row, small = rows[f"step_{stage}"], rows[f"step_{stage}_lowmem"]
+        assert small["losses"] == pytest.approx(row["losses"], rel=0.05), "the same steps"
+        assert (row["images"], small["images"], small["goal_gib"]) == (None, 1, 8 if stage == "static_64" else 10)
+        assert row["parts_ms"]["render"] > 0
+
+
+def test_the_networks_are_as_large_as_the_papers():
+    import networks
+
+    where = torch.device("meta"), torch.float16
+    unets = networks.image_unet(*where), networks.image_unet(*where, multiview=True), networks.video_unet(*where)
+    nets = *unets, networks.autoencoder(*where)
+    sizes = [round(sum(p.numel() for p in net.parameters()) / 1e6) for net in nets]
+    assert sizes == [866, 868, 1411, 84]

@@ -118,6 +118,26 @@ def test_video_loss_is_half_the_latent_term_and_the_weighted_pixel_term():
     torch.testing.assert_close(latent, (videos - PURPLE).square().sum() / 2 / 2, rtol=1e-2, atol=0)
 
 
+def test_some_decoded_frames_stand_for_all():
+    """The pixel term of one frame at a time, times their number, is on average that of all."""
+    prior, videos = GaussianPrior(PURPLE, deviation=1e-4), image(1, 3, 4, 4)
+
+    def pixel_term(frames, seed):
+        terms = [
+            video_reconstruction_loss(
+                prior, videos, PURPLE, scale=1, timesteps=(0.5, 0.5), pixel_weight=weight, pixel_frames=frames,
+                generator=generator(seed),
+            )
+            for weight in (0, 1)
+        ]  # fmt: skip
+        return (terms[1] - terms[0]).item()
+
+    single = {round(pixel_term(1, seed), 2) for seed in range(20)}
+    assert len(single) == 3
+    assert sum(single) / 3 == pytest.approx(pixel_term(None, 0), rel=1e-2)
+    assert pixel_term(3, 0) == pixel_term(None, 0)
+
+
 @pytest.mark.parametrize("loss", ["sds", "reconstruction", "video"])
 def test_distillation_pulls_pixels_to_the_mean_of_the_data(loss):
     prior, draw = GaussianPrior(PURPLE), generator()

@@ -3,10 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 from gaussian_prior import GaussianPrior
+from tiny_models import save_denoiser, save_image_model, unet_3d
 from tiny_scene import tiny_scene
 
 from dream4d import dynamic
 from dream4d.dynamic import fit_dynamic, sample_times, start_dynamic
+from dream4d.priors.text_to_video import TextToVideo
 from dream4d.schedules import Constant, Interval, Levels, Milestones
 from dream4d.settings import DynamicSettings
 
@@ -90,6 +92,29 @@ def test_total_variation_is_that_of_a_cube_of_side_1(monkeypatch):
     assert rendered[0].abs().max() > 0
     assert torch.equal(2 * rated[0], rendered[0])
     torch.testing.assert_close(report.losses["tv"], total_variation(rendered[0]).detach() / 4)
+
+
+@pytest.mark.parametrize("frames_pixels", [None, 2])
+def test_a_step_in_parts_has_the_gradients_of_the_whole_step(tmp_path, frames_pixels):
+    """Loss in latents and in decoded pixels, total variation; the smallest parts there are."""
+    base = save_image_model(tmp_path / "image")
+    prior = TextToVideo.load(save_denoiser(tmp_path / "video", unet_3d()), base, frames=3)
+    settings = replace(SETTINGS, weight_pixels=0.5, weight_tv=100.0, frames_pixels=frames_pixels)
+
+    def step(budget, **limits):
+        prior.limit(**limits)
+        state = start_dynamic(tiny_scene(moving=True), seed=0)
+        report = next(fit_dynamic(
+            state, video_prior=prior, prompt="a cat", settings=settings, budget=budget
+        ))
+        return report.floats(), [p.grad for p in state.scene.deformation.parameters()]
+
+    losses, gradients = step(2**30, images=None, split=False)
+    losses_in_parts, in_parts = step(100, images=1, split=True)
+    assert losses_in_parts == pytest.approx(losses, rel=1e-5)
+    for part, whole in zip(in_parts, gradients, strict=True):
+        assert whole.abs().max() > 0
+        assert (part - whole).norm() <= 1e-4 * whole.norm()
 
 
 def test_times_are_even_and_inside_the_scene():

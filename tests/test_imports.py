@@ -16,9 +16,9 @@ LAYERS = [
     ("render", "losses", "film", "state"),
     ("distill",),
     ("priors",),
-    ("static", "dynamic"),
+    ("static", "dynamic", "plans"),
     ("toyworld",),
-    ("recipes",),
+    ("recipes", "doctor", "models"),
     ("cli",),
     ("__main__",),
 ]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dream4d.occupancy import OccupancyGrid
+from dream4d.occupancy import OccupancyGrid, dilate, without_floaters
 
 
 def ball(points):
@@ -76,3 +76,26 @@ def test_state_returns():
     assert torch.equal(other.occupied, grid.occupied)
     with pytest.raises(ValueError, match="saved grid"):
         OccupancyGrid(4).load_state_dict(grid.state_dict())
+
+
+def test_floaters_are_small_faint_pieces_that_touch_nothing_solid():
+    cells, solid = torch.zeros(2, 20, 20, 20, dtype=torch.bool)
+    body, cloud, bead = (slice(2, 6),) * 3, (slice(10, 15),) * 3, (17, 2, 2)
+    cells[body] = cells[cloud] = True
+    solid[3, 3, 3] = True
+    cells[6, 6, 6] = cells[7, 7, 6] = True  # hangs on the body by corners
+    cells[bead] = solid[bead] = True
+    kept = cells.clone()
+    cells[2, 17, 17] = cells[2, 17, 18] = cells[17, 17, 2] = True  # specks
+    solid[0, 0, 19] = True  # where nothing is
+    assert torch.equal(without_floaters(cells, solid, smallest=100), kept)
+    assert not without_floaters(torch.zeros_like(cells), solid, smallest=100).any()
+
+
+def test_dilation():
+    cells = torch.zeros(7, 7, 7, dtype=torch.bool)
+    cells[3, 3, 0] = True
+    grown = torch.zeros_like(cells)
+    grown[2:5, 2:5, :2] = True
+    assert torch.equal(dilate(cells, 1), grown)
+    assert torch.equal(dilate(cells, 0), cells)

@@ -39,7 +39,7 @@ def test_merge_reaches_any_depth_and_converts():
         ({"static": {"fov_y": [1]}}, r"static\.fov_y: expected a list of 2"),
         ({"static": {"resolution": "small"}}, r"static\.resolution: 'small' is not a schedule"),
         ({"deformation": {"encoding": "hex"}}, r"deformation\.encoding: expected grid or positional, not 'hex'"),
-        ({"priors": {"precision": "low"}}, r"priors\.precision: expected auto or half or full, not 'low'"),
+        ({"priors": {"precision": "low"}}, r"priors\.precision: expected auto or half or bf16 or full, not 'low'"),
     ],
 )
 def test_merge_refuses(values, message):

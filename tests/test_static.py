@@ -145,6 +145,30 @@ def test_encoding_once_for_both_priors_changes_no_gradient(tmp_path):
         torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-5 * apart.abs().max().item())
 
 
+def test_a_step_in_parts_has_the_gradients_of_the_whole_step(tmp_path):
+    """Both priors, with latent spaces of their own, and the entropy of opacities; the smallest parts there are."""
+    base = save_image_model(tmp_path / "image")
+    folder = save_denoiser(tmp_path / "multiview", unet_2d(multiview=True))
+    settings = replace(SETTINGS, weight_entropy=Constant(3.0), std_rescale=0.5, images_2d=3)
+
+    def step(budget, **limits):
+        image, multiview = StableDiffusion.load(base), MVDream.load(folder, base)
+        for prior in (image, multiview):
+            prior.limit(**limits)
+        state = start_static(tiny_scene(), seed=0)
+        report = next(fit_static(
+            state, image_prior=image, multiview_prior=multiview, prompt="a cat", settings=settings, budget=budget
+        ))
+        return report.floats(), [p.grad for p in state.scene.parameters() if p.grad is not None]
+
+    losses, gradients = step(2**30, images=None, split=False)
+    losses_in_parts, in_parts = step(100, images=1, split=True)
+    assert set(losses) == {"2d", "3d", "entropy"}
+    assert losses_in_parts == pytest.approx(losses, rel=1e-5)
+    for part, whole in zip(in_parts, gradients, strict=True):
+        assert (part - whole).norm() <= 1e-4 * whole.norm()
+
+
 def test_resolution_and_batch_follow_their_schedules():
     shapes = []
 

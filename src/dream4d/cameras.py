@@ -134,6 +134,10 @@ def sample_clip(
     )
 
 
+VIEW_WORDS = ("front view", "side view", "back view", "overhead view")
+"""All that `view_words` may say."""
+
+
 def view_words(cameras: Cameras, *, front: float = 30.0, overhead: float = 60.0) -> list[str]:
     """The view suffix of each camera's prompt: front and back reach `front` degrees to each side, overhead begins at
     `overhead` degrees of elevation."""

@@ -28,7 +28,8 @@ class Options:
     """Where the run goes and what it starts from."""
 
     preset: str = "builtin"
-    """`builtin` (the packaged models of a toy world, any machine) or `paper` (its models and numbers, a GPU)."""
+    """`builtin` (the packaged models of a toy world, any machine), `paper` (its models and numbers, a GPU) or `fast`
+    (its models, a third of the steps)."""
     config: Path | None = None
     """YAML file with settings, such as the config.yaml of another run; options of the command line win."""
     out: Path | None = None
@@ -96,6 +97,28 @@ class Render:
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
 
 
+@dataclass(frozen=True)
+class Models:
+    """List the pretrained models of the paper, or get them."""
+
+    action: tyro.conf.Positional[Literal["list", "fetch"]] = "list"
+    """`list` tells what each preset needs, its size and licence, and whether it is here; `fetch` gets and checks it."""
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """What to fetch: models of the list, presets, or repositories of the hub, owner/name or owner/name@commit."""
+    full: bool = False
+    """Fetch full precision where half would be smaller."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what this machine has, which models are here, and which presets will fit."""
+
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+    out: Path = Path("runs")
+    """Where runs shall go; its disk is looked at."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0, 2 for input that cannot be used, 130 when stopped by Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -158,9 +181,24 @@ def render(command: Render) -> None:
     ))
 
 
+def models(command: Models) -> None:
+    from dream4d import models
+
+    if command.action == "fetch":
+        return models.fetch_all(command.names, full=command.full)
+    return print(models.listing())
+
+
+def doctor(command: Doctor) -> None:
+    from dream4d import doctor
+
+    print(doctor.report(command.device, command.out))
+
+
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "generate": (Generate, generate), "static": (Static, static), "animate": (Animate, animate),
-    "render": (Render, render),
+    "render": (Render, render), "models": (Models, models),
+    "doctor": (Doctor, doctor),
 }
 
 
@@ -173,7 +211,7 @@ def _run(arguments: list[str]) -> None:
     if name not in _COMMANDS:
         raise ValueError(f"there is no command {name!r}; {suggest(name, _COMMANDS)}")
     kind, function = _COMMANDS[name]
-    default = kind() if kind is Render else _from_yaml(name, kind, arguments[1:])
+    default = kind() if kind in (Render, Models, Doctor) else _from_yaml(name, kind, arguments[1:])
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -237,8 +275,8 @@ def _refuse(unknown: list[str], command: Any) -> None:
 
 
 def _option_names(command: Any) -> list[str]:
-    if isinstance(command, Render):
-        names = [name for name in Render.__annotations__ if name != "source"]
+    if isinstance(command, (Render, Models, Doctor)):
+        names = [name for name in type(command).__annotations__ if name not in ("source", "action", "names")]
     else:
         own = [name for name in Options.__annotations__ if name != "settings"]
         names = [*own, *flatten(to_mapping(command.options.settings))]

@@ -122,12 +122,13 @@ def reconstruction_loss(
 
 def video_reconstruction_loss(
     prior: Prior, videos: Tensor, condition: Any, *, scale: float, timesteps: tuple[float, float],
-    pixel_weight: float, generator: torch.Generator,
+    pixel_weight: float, generator: torch.Generator, pixel_frames: int | None = None,
 ) -> Tensor:
     """Video guidance (paper Sec. 3.2): (1/2 ||z - z_hat||^2 + pixel_weight ||V - decode(z_hat)||^2) / b.
 
     z_hat is the guided one-step estimate, held fixed. V are the videos at the prior's size; RGB is in [0, 1].
-    Every clip draws its own timestep.
+    Every clip draws its own timestep. pixel_frames: at most so many frames, drawn anew for all clips, are decoded, and
+    the sum over them stands for that over all; all are if None.
     """
     videos = prior.resize(videos)
     latents = prior.encode(videos)
@@ -138,7 +139,10 @@ def video_reconstruction_loss(
     target = remove_noise(noisy, predicted, alpha_bar)
     loss = (latents - target).square().sum() / 2
     if pixel_weight:
-        loss = loss + pixel_weight * (videos - prior.decode(target)).square().sum()
+        seen = _some(videos.shape[1], pixel_frames, generator).to(videos.device, non_blocking=True)
+        videos, target = (clips.index_select(1, seen) for clips in (videos, target))
+        share = len(seen) / latents.shape[1]
+        loss = loss + pixel_weight / share * (videos - prior.decode(target)).square().sum()
     return loss / len(latents)
 
 
@@ -154,6 +158,13 @@ def sample_timesteps(n: int, prior: Prior, interval: tuple[float, float], genera
     first, stop = (min(round(end * len(prior.alpha_bar)), last) for end in interval)
     drawn = torch.randint(first, stop + 1, (n,), generator=generator, device=generator.device)
     return drawn.to(prior.alpha_bar.device, non_blocking=True)
+
+
+def _some(n: int, most: int | None, generator: torch.Generator) -> Tensor:
+    """At most `most` of the numbers below n, drawn at random and sorted; all if None."""
+    if most is None or most >= n:
+        return torch.arange(n)
+    return torch.randperm(n, generator=generator)[:most].sort().values
 
 
 def _noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from dream4d.cameras import Cameras, Rays, sample_clip, view_words
 from dream4d.distill import VideoPrior, video_reconstruction_loss
 from dream4d.losses import total_variation
 from dream4d.occupancy import OccupancyGrid
-from dream4d.render import render
+from dream4d.render import BUDGET, render
 from dream4d.scene import Scene
 from dream4d.settings import DynamicSettings
 from dream4d.state import State, StepReport, start
@@ -33,10 +33,12 @@ def start_dynamic(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = 
 
 
 def fit_dynamic(
-    state: State, *, video_prior: VideoPrior, prompt: str, negative: str = "", settings: DynamicSettings = _PAPER
+    state: State, *, video_prior: VideoPrior, prompt: str, negative: str = "", settings: DynamicSettings = _PAPER,
+    budget: int = BUDGET,
 ) -> Iterator[StepReport]:
     """Train the deformation of `state.scene` until step `settings.steps`; yields after each step, when `state` may be
-    saved. The prior reads `prompt` and the words of the view; `negative` is its unconditional input."""
+    saved. The prior reads `prompt` and the words of the view; `negative` is its unconditional input.
+    budget: see `render.render`; it changes memory and time, not the step."""
     scene, generator = state.scene, state.generator
     assert scene.deformation is not None
     trained = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
@@ -51,13 +53,14 @@ def fit_dynamic(
             settings.clips, generator, azimuth=settings.azimuth, elevation=settings.elevation, fov_y=settings.fov_y
         )
         times = sample_times(settings.clips, video_prior.frames, settings.clip_length, generator)
-        videos, displacement = _render_videos(state, cameras, times, settings)
+        videos, displacement = _render_videos(state, cameras, times, settings, budget)
 
         prompts = [f"{prompt}, {words}" for words in view_words(cameras)]
         losses = {
             "video": video_reconstruction_loss(
                 video_prior, videos, video_prior.condition(prompts, negative, cameras), scale=settings.guidance,
-                timesteps=settings.timesteps(step), pixel_weight=settings.weight_pixels, generator=generator,
+                timesteps=settings.timesteps(step), pixel_weight=settings.weight_pixels,
+                pixel_frames=settings.frames_pixels, generator=generator,
             ),
             "tv": total_variation(displacement / 2),  # our cube has side 2, the one that lambda_TV is meant for side 1
         }
@@ -78,7 +81,9 @@ def sample_times(clips: int, frames: int, length: tuple[float, float], generator
     return starts + lengths * torch.linspace(0, 1, frames)
 
 
-def _render_videos(state: State, cameras: Cameras, times: Tensor, settings: DynamicSettings) -> tuple[Tensor, Tensor]:
+def _render_videos(
+    state: State, cameras: Cameras, times: Tensor, settings: DynamicSettings, budget: int
+) -> tuple[Tensor, Tensor]:
     """RGB and composited displacement, both [b, t, h, w, 3], before the scene's own background."""
     height, width = settings.height(state.step), settings.width(state.step)
     shape = (*times.shape, height, width, 3)
@@ -88,5 +93,6 @@ def _render_videos(state: State, cameras: Cameras, times: Tensor, settings: Dyna
     rendered = render(
         state.scene, every_frame.flatten(), times.to(device)[..., None, None].expand(shape[:-1]).reshape(-1),
         occupancy=state.occupancy, samples_per_ray=settings.samples_per_ray, generator=state.generator,
+        budget=budget,
     )
     return rendered.rgb.reshape(shape), rendered.displacement.reshape(shape)

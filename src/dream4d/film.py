@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dream4d.cameras import Cameras, orbit
 from dream4d.media import colour_depth, colour_displacement, contact_sheet
-from dream4d.occupancy import OccupancyGrid
+from dream4d.occupancy import OccupancyGrid, dilate, without_floaters
 from dream4d.progress import track
 from dream4d.render import Render, render_image
 from dream4d.scene import Scene
@@ -20,6 +22,9 @@ View = Literal["fixed", "orbit"]
 Channel = Literal["rgb", "depth", "displacement"]
 Array = NDArray[np.floating[Any]]
 RGB = tuple[float, float, float]
+Occupancy = Callable[[float], OccupancyGrid]
+SOLID = 0.25
+"""Optical thickness of a cell, density times its width, from which it is no speck."""
 
 DISTANCE, FOV_Y, ELEVATION = 2.92, 40.0, 15.0  # the ball of radius 1 fills the picture
 FIXED = (20.0, 110.0, 200.0)
@@ -34,13 +39,69 @@ def camera_at(azimuth: float, elevation: float = ELEVATION) -> Cameras:
     return orbit(*(torch.tensor([value]) for value in (azimuth, elevation, DISTANCE, FOV_Y)))
 
 
+class Extent:
+    """The cells that a finished scene occupies at a time, found at once and without a history.
+
+    Training's grid forgets and is updated again and again; this one must find at once what is much thinner than a
+    cell. So nothing decays, cells beside an occupied one count too, and after a first look everywhere all further
+    points go to where anything may be. Faint specks that touch nothing do not count: distillation leaves some in the
+    air. A moving scene occupies what it warps into the occupied part of the canonical.
+    moments: when one that moves is looked at to find where it ever is.
+    """
+
+    def __init__(self, scene: Scene, *, resolution: int = 64, moments: int = 48) -> None:
+        self._scene, self._resolution = scene, resolution
+        self._generator = torch.Generator().manual_seed(0)
+        near = self._grid(resolution, dilation=2)
+        for _ in range(4):
+            near.update(scene.canonical.density, self._generator)
+        self._still = self._grid(resolution)
+        self._still.values = near.values
+        for _ in range(8):
+            self._still.update(lambda points: self._within(near, points, scene.canonical.density), self._generator)
+        solid = self._still.values > SOLID / (2 * self._still.radius / resolution)
+        settled = without_floaters(self._still.occupied, solid, smallest=resolution**3 // 1000)
+        self._still.occupied = dilate(settled, 1)
+        self._ever = self._still if scene.deformation is None else self._grid(32, dilation=1)
+        for moment in np.linspace(0, 1, 0 if scene.deformation is None else moments).tolist():
+            self._ever.update(partial(self._occupied, time=moment), self._generator)
+        self._known: dict[float, OccupancyGrid] = {}
+
+    def at(self, time: float) -> OccupancyGrid:
+        """The grid of a time in [0, 1]."""
+        if self._scene.deformation is None:
+            return self._still
+        if time not in self._known:
+            grid = self._known[time] = self._grid(self._resolution)
+            for _ in range(2):
+                grid.update(
+                    lambda points: self._within(self._ever, points, partial(self._occupied, time=time)), self._generator
+                )
+        return self._known[time]
+
+    def _grid(self, resolution: int, dilation: int = 0) -> OccupancyGrid:
+        grid = OccupancyGrid(resolution, decay=1.0, dilation=dilation)
+        return grid.to(next(self._scene.parameters()).device)
+
+    def _occupied(self, points: Tensor, time: float) -> Tensor:
+        return self._still.at(self._scene.warp(points, time)).float()
+
+    @staticmethod
+    def _within(grid: OccupancyGrid, points: Tensor, values: Callable[[Tensor], Tensor]) -> Tensor:
+        """Values of the points in occupied cells, and zeros."""
+        chosen, result = grid.at(points), torch.zeros(len(points), device=points.device)
+        result[chosen] = values(points[chosen])
+        return result
+
+
 def film(
-    scene: Scene, occupancy: OccupancyGrid, *, views: Sequence[View], channels: Sequence[Channel], size: int,
+    scene: Scene, occupancy: Occupancy, *, views: Sequence[View], channels: Sequence[Channel], size: int,
     frames: int, samples_per_ray: int, elevation: float = ELEVATION, background: RGB | None = None,
 ) -> Array:
     """[frames, rows * size, columns * size, 3]: a row for each channel, a column for each camera.
 
-    Time runs from 0 to 1. ``fixed`` views stand still, ``orbit`` goes once around. background: the scene's own if None.
+    Time runs from 0 to 1. ``fixed`` views stand still, ``orbit`` goes once around. occupancy: the grid of a time, such
+    as `Extent.at`. background: the scene's own if None.
     """
     picture = _camera_man(scene, occupancy, size, samples_per_ray, background)
     times = np.linspace(0, 1, frames)
@@ -55,10 +116,11 @@ def film(
 
 
 def still_sheet(
-    scene: Scene, occupancy: OccupancyGrid, *, times: Sequence[float], azimuths: Sequence[float], size: int,
+    scene: Scene, occupancy: Occupancy, *, times: Sequence[float], azimuths: Sequence[float], size: int,
     samples_per_ray: int, background: RGB | None = None,
 ) -> Array:
-    """A contact sheet of every time from every azimuth; the more of the two stand beside each other."""
+    """A contact sheet of every time from every azimuth; the more of the two stand beside each other. occupancy: see
+    `film`."""
     picture = _camera_man(scene, occupancy, size, samples_per_ray, background)
     grid = np.stack([
         np.stack([_array(picture(camera_at(azimuth), time).rgb) for azimuth in azimuths]) for time in times
@@ -70,7 +132,7 @@ def still_sheet(
 
 
 def _camera_man(
-    scene: Scene, occupancy: OccupancyGrid, size: int, samples_per_ray: int, background: RGB | None
+    scene: Scene, occupancy: Occupancy, size: int, samples_per_ray: int, background: RGB | None
 ) -> Callable[[Cameras, float], Render]:
     """Takes a square picture with a camera at a time."""
     device = next(scene.parameters()).device
@@ -78,7 +140,7 @@ def _camera_man(
 
     def picture(camera: Cameras, time: float) -> Render:
         return render_image(
-            scene, camera.to(device), size, size, time, occupancy=occupancy, samples_per_ray=samples_per_ray,
+            scene, camera.to(device), size, size, time, occupancy=occupancy(time), samples_per_ray=samples_per_ray,
             background=behind,
         )
 
@@ -98,6 +160,6 @@ def _coloured(rendered: list[list[Render]], channel: Channel) -> Array:
     return colour_displacement(gather("displacement"), gather("opacity"))
 
 
-def _array(tensor: torch.Tensor) -> Array:
+def _array(tensor: Tensor) -> Array:
     array: Array = tensor.detach().cpu().numpy()
     return array

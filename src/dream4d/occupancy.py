@@ -50,10 +50,7 @@ class OccupancyGrid:
             density = reduce(torch.maximum, (density_at(points, moment) for moment in moments.tolist()))
         self.values = torch.maximum(self.values * self.decay, density.view_as(self.values))
         occupied = self.values > self.values.mean().clamp(max=self.threshold)
-        if self.dilation:
-            size = 2 * self.dilation + 1
-            occupied = F.max_pool3d(occupied[None].float(), size, stride=1, padding=self.dilation)[0].bool()
-        self.occupied = occupied
+        self.occupied = dilate(occupied, self.dilation)
 
     def at(self, points: Tensor) -> Tensor:
         """Whether points [n, 3] in the cube lie in occupied cells, [n]."""
@@ -69,6 +66,27 @@ class OccupancyGrid:
             raise ValueError(f"the saved grid is {list(state['values'].shape)}, this one {list(self.values.shape)}")
         self.values = state["values"].to(self.values.device, copy=True)
         self.occupied = state["occupied"].to(self.occupied.device, copy=True)
+
+
+def dilate(cells: Tensor, by: int) -> Tensor:
+    """The cells [r, r, r], bool, and those within `by` of one on each side."""
+    return F.max_pool3d(cells[None].float(), 2 * by + 1, stride=1, padding=by)[0].bool() if by else cells
+
+
+def without_floaters(cells: Tensor, solid: Tensor, smallest: int) -> Tensor:
+    """The cells [r, r, r], bool, less each connected piece that has no `solid` cell and is smaller than `smallest`."""
+    label = torch.arange(1, cells.numel() + 1, dtype=torch.float64, device=cells.device).view_as(cells) * cells
+    while True:  # the largest number of a piece spreads over it
+        spread = F.max_pool3d(label[None], 3, stride=1, padding=1)[0] * cells
+        if torch.equal(spread, label):
+            break
+        label = spread
+    piece = label.long()
+    size = torch.bincount(piece.flatten())
+    keep = size >= smallest
+    keep[piece[solid & cells]] = True
+    keep[0] = False
+    return keep[piece]
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -7,26 +7,30 @@ it is called again with the same arguments.
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from dream4d.distill import Prior, VideoPrior
+from dream4d.cameras import VIEW_WORDS
 from dream4d.dynamic import fit_dynamic, start_dynamic
-from dream4d.film import AROUND, ELEVATION, RGB, THROUGHOUT, Channel, View, film, still_sheet
+from dream4d.film import AROUND, ELEVATION, RGB, THROUGHOUT, Channel, Extent, Occupancy, View, film, still_sheet
 from dream4d.media import parse_colour, write_png, write_video
 from dream4d.occupancy import OccupancyGrid
+from dream4d.plans import Frugal, Plan, dynamic_need, fitting, plan_for, static_need, with_plans
 from dream4d.presets import Preset, to_mapping
+from dream4d.priors.errors import ModelError
+from dream4d.priors.hub import resolve
 from dream4d.priors.mvdream import MVDream
-from dream4d.priors.parts import Shared
+from dream4d.priors.parts import ImagePrior, Shared
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
+from dream4d.priors.tuning import tune
 from dream4d.progress import track
 from dream4d.run import Run, read_config
 from dream4d.scene import Scene
@@ -34,6 +38,7 @@ from dream4d.settings import PriorSettings
 from dream4d.state import State, StepReport
 from dream4d.static import fit_static, start_static
 
+_Name = Literal["image", "multiview", "video"]
 BUILTIN_PRIORS = Path(str(files("dream4d"))) / "data" / "priors"
 
 
@@ -86,7 +91,7 @@ def render_video(
     target = default if out is None else Path(out)
     scene = Scene.load(scene_file).to(pick_device(device))
     images = film(
-        scene, settled_occupancy(scene), views=views, channels=channels, size=size, frames=frames,
+        scene, Extent(scene).at, views=views, channels=channels, size=size, frames=frames,
         samples_per_ray=samples_per_ray, elevation=elevation, background=behind,
     )
     write_video(target, images, fps)
@@ -100,11 +105,11 @@ def render_sheet(
     """A contact sheet of the scene of a finished run or file from eight sides, at six times if it moves."""
     behind = parse_colour(background)
     scene = Scene.load(find_scene(source)).to(pick_device(device))
-    write_png(out, _sheet(scene, settled_occupancy(scene), size, samples_per_ray, behind))
+    write_png(out, _sheet(scene, Extent(scene).at, size, samples_per_ray, behind))
     return Path(out)
 
 
-def _sheet(scene: Scene, occupancy: OccupancyGrid, size: int, samples_per_ray: int, background: RGB | None) -> Any:
+def _sheet(scene: Scene, occupancy: Occupancy, size: int, samples_per_ray: int, background: RGB | None) -> Any:
     return still_sheet(
         scene, occupancy, times=(0.0,) if scene.deformation is None else THROUGHOUT, azimuths=AROUND, size=size,
         samples_per_ray=samples_per_ray, background=background,
@@ -129,35 +134,6 @@ def prompt_of(source: str | Path) -> str:
     return str(read_config(source).get("prompt", "")) if Path(source).is_dir() else ""
 
 
-def settled_occupancy(scene: Scene, *, moments: int = 48) -> OccupancyGrid:
-    """The cells that a finished scene ever occupies. `moments`: when one that moves is looked at.
-
-    Training's grid forgets and is updated again and again; this one must find at once what is much thinner than a
-    cell. So nothing decays, cells beside an occupied one count too, and after a first look everywhere all further
-    points go to where anything may be. A moving scene occupies what it warps into the occupied part of the canonical.
-    """
-    device, generator = next(scene.parameters()).device, torch.Generator().manual_seed(0)
-    near = OccupancyGrid(decay=1.0, dilation=2).to(device)
-    for _ in range(8):
-        near.update(scene.canonical.density, generator)
-
-    def density_near(points: Tensor) -> Tensor:
-        chosen, density = near.at(points), torch.zeros(len(points), device=device)
-        density[chosen] = scene.canonical.density(points[chosen])
-        return density
-
-    still = OccupancyGrid(decay=1.0, dilation=1).to(device)
-    still.values = near.values
-    for _ in range(24):
-        still.update(density_near, generator)
-    if scene.deformation is None:
-        return still
-    moving = OccupancyGrid(decay=1.0).to(device)
-    for moment in np.linspace(0, 1, moments).tolist():
-        moving.update(lambda points, time=moment: still.at(scene.warp(points, time)).float(), generator)
-    return moving
-
-
 def pick_device(name: str) -> torch.device:
     """`auto` is a GPU if there is one. Raises ValueError for a device that this machine lacks."""
     if name == "auto":
@@ -179,15 +155,28 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
     state = start_static(scene, seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "static", state)
     shared: Shared = {}
-    image, multiview = _image_prior(settings, device, shared), _multiview_prior(settings, device, shared)
-    reports = fit_static(
-        state, image_prior=image, multiview_prior=multiview, prompt=prompt, negative=settings.negative,
-        settings=settings.static,
-    )
+    with fitting("loading the models of the static stage"):
+        image, multiview = _image_prior(settings, device, shared), _multiview_prior(settings, device, shared)
+        priors = [prior for prior in (image, multiview) if prior is not None]
+        _encode_prompts(priors, prompt, settings)
+    _tune(priors, settings)
+
+    def need(plan: Plan) -> float:
+        sizes = [prior.resolution for prior in priors]
+        return static_need(plan, settings.static, sizes, downsampling=_downsampling(priors))
+
+    def fit(plan: Plan) -> Iterator[StepReport]:
+        _apply(plan, settings, priors)
+        return fit_static(
+            state, image_prior=image, multiview_prior=multiview, prompt=prompt, negative=settings.negative,
+            settings=settings.static, budget=plan.samples,
+        )
+
+    reports = with_plans(state, plan_for("static", need, device, settings.memory, _tell), fit, _tell)
 
     def sheet() -> Any:
         return still_sheet(
-            scene, state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
+            scene, lambda time: state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
             size=min(settings.output.size, 128), samples_per_ray=settings.static.samples_per_ray,
             background=parse_colour(settings.output.background),
         )
@@ -203,20 +192,61 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
     scene.add_deformation(settings.deformation)
     state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "dynamic", state)
-    reports = fit_dynamic(
-        state, video_prior=_video_prior(settings, device), prompt=prompt, negative=settings.negative,
-        settings=settings.dynamic,
-    )
+    with fitting("loading the video model"):
+        video = _video_prior(settings, device)
+        _encode_prompts([video], prompt, settings)
+    _tune([video], settings)
+
+    def need(plan: Plan) -> float:
+        return dynamic_need(
+            plan, settings.dynamic, frames=video.frames, size=video.resolution, downsampling=_downsampling([video])
+        )
+
+    def fit(plan: Plan) -> Iterator[StepReport]:
+        _apply(plan, settings, [video])
+        return fit_dynamic(
+            state, video_prior=video, prompt=prompt, negative=settings.negative, settings=settings.dynamic,
+            budget=plan.samples,
+        )
+
+    reports = with_plans(state, plan_for("dynamic", need, device, settings.memory, _tell), fit, _tell)
 
     def sheet() -> Any:
         return still_sheet(
-            scene, state.occupancy, times=THROUGHOUT, azimuths=(20.0, 110.0),
+            scene, lambda time: state.occupancy, times=THROUGHOUT, azimuths=(20.0, 110.0),
             size=min(settings.output.size, 128), samples_per_ray=settings.dynamic.samples_per_ray,
             background=parse_colour(settings.output.background),
         )
 
     _train(run, "dynamic", state, reports, settings.dynamic.steps, settings, sheet)
     scene.save(run.scene)
+
+
+def _downsampling(priors: Iterable[ImagePrior | TextToVideo]) -> int:
+    return min((prior.parts.autoencoder.downsampling for prior in priors), default=8)
+
+
+def _encode_prompts(priors: Iterable[ImagePrior | TextToVideo], prompt: str, settings: Preset) -> None:
+    """All that a stage may say to its models, at once, so that their text encoders leave memory."""
+    prompts = [settings.negative, prompt, *(f"{prompt}, {words}" for words in VIEW_WORDS)]
+    encoders = {id(prior.parts.text): prior.parts.text for prior in priors if prior.parts.text is not None}
+    for encoder in encoders.values():
+        encoder.prepare(prompts)
+
+
+def _tune(priors: Sequence[ImagePrior | TextToVideo], settings: Preset) -> None:
+    if settings.priors.tuned:
+        parts = [prior.parts for prior in priors]
+        tune([*(part.unet for part in parts), *(part.autoencoder.vae for part in parts)])
+
+
+def _apply(plan: Plan, settings: Preset, priors: Iterable[Frugal]) -> None:
+    chunk = settings.priors.chunk
+    (plan if chunk is None else replace(plan, images=chunk)).apply(priors)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _train(
@@ -251,7 +281,7 @@ def _video(run: Run, settings: Preset) -> Path:
     output, samples = settings.output, settings.static.samples_per_ray
     behind = parse_colour(output.background)
     scene = Scene.load(run.scene).to(pick_device(settings.device))
-    occupancy = settled_occupancy(scene)
+    occupancy = Extent(scene).at
     write_png(run.sheet, _sheet(scene, occupancy, min(output.size, 128), samples, behind))
     frames = film(
         scene, occupancy, views=("fixed", "orbit"), channels=("rgb",), size=output.size, frames=output.frames,
@@ -265,61 +295,61 @@ def _job(command: str, prompt: str, settings: Preset, **more: str) -> dict[str, 
     return {"command": command, "prompt": prompt, **more, **to_mapping(settings)}
 
 
-def _check(settings: Preset, *names: str) -> None:
+def _check(settings: Preset, *names: _Name) -> None:
     """What can be refused before any work: the device, and priors that are not there."""
     pick_device(settings.device)
     parse_colour(settings.output.background)
     for name in names:
-        _folder(settings.priors, name)
+        if _folder(settings.priors, name) is not None:
+            _base(settings.priors, name)
 
 
-def _folder(priors: PriorSettings, name: str) -> Path | None:
+def _folder(priors: PriorSettings, name: _Name) -> Path | None:
     """Where the prior `name` is; None for `none`."""
     chosen: str = getattr(priors, name)
     if chosen == "none" and name != "video":
         return None
-    folder = BUILTIN_PRIORS / name if chosen == "builtin" else Path(chosen).expanduser()
+    if chosen != "builtin":
+        try:
+            return resolve(chosen, name)
+        except ModelError as error:
+            raise ModelError(error.problem, f"--priors.{name} {error}") from error
+    folder = BUILTIN_PRIORS / name
     if (folder / "unet" / "config.json").is_file():
         return folder
-    if chosen == "builtin":
-        raise ValueError(
-            f"this installation lacks the built-in {name} prior ({folder}): install dream4d again, or train the priors "
-            "with python -m dream4d.toyworld.train"
-        )
     raise ValueError(
-        f"--priors.{name} {chosen}: there is no model in diffusers layout (no unet/config.json); download one there, "
-        "or name its folder"
+        f"this installation lacks the built-in {name} prior ({folder}): install dream4d again, or train the priors "
+        "with python -m dream4d.toyworld.train"
     )
 
 
-def _loading(settings: Preset, name: str, device: torch.device, shared: Shared | None = None) -> dict[str, Any]:
+def _loading(settings: Preset, name: _Name, device: torch.device, shared: Shared | None = None) -> dict[str, Any]:
     priors = settings.priors
     half = device.type == "cuda" if priors.precision == "auto" else priors.precision == "half"
-    dtype = torch.float16 if half else torch.float32
-    base = _base(priors, name)
-    return {"base": base, "device": device, "dtype": dtype, "chunk": priors.chunk, "shared": shared}
+    dtype = torch.bfloat16 if priors.precision == "bf16" else torch.float16 if half else torch.float32
+    return {"base": _base(priors, name), "device": device, "dtype": dtype, "shared": shared}
 
 
-def _base(priors: PriorSettings, name: str) -> str | Path | None:
+def _base(priors: PriorSettings, name: _Name) -> Path | None:
     """Where the prior `name` takes the parts from that its folder lacks."""
     if getattr(priors, name) == "builtin":
         return BUILTIN_PRIORS / "image"  # whatever the image prior is, these were trained on its latents and its words
-    return priors.base or _folder(priors, "image")
+    return resolve(priors.base) if priors.base else _folder(priors, "image")
 
 
-def _image_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> Prior | None:
+def _image_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> StableDiffusion | None:
     folder = _folder(settings.priors, "image")
     return None if folder is None else StableDiffusion.load(folder, **_loading(settings, "image", device, shared))
 
 
-def _multiview_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> Prior | None:
+def _multiview_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> MVDream | None:
     folder = _folder(settings.priors, "multiview")
     if folder is None:
         return None
     return MVDream.load(folder, **_loading(settings, "multiview", device, shared), views=settings.static.views)
 
 
-def _video_prior(settings: Preset, device: torch.device) -> VideoPrior:
+def _video_prior(settings: Preset, device: torch.device) -> TextToVideo:
     folder = _folder(settings.priors, "video")
     assert folder is not None
     priors = settings.priors

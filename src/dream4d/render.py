@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from dream4d.cameras import Cameras, Rays
 from dream4d.occupancy import OccupancyGrid
@@ -18,6 +20,7 @@ from dream4d.ops.march import Samples, march
 from dream4d.scene import Query, Scene
 
 BUDGET = 12 * 2**20
+"""Samples; one of the paper's dynamic step of a soft scene needs fewer."""
 STRETCHES = (24, 64, sys.maxsize)
 """Samples of a ray after which it is looked whether anything behind them can be seen."""
 FEW = {"cpu": 2**14, "cuda": 2**21}
@@ -50,8 +53,9 @@ def render(
 
     samples_per_ray: samples across the diagonal of the scene's cube. generator: shifts each ray's samples by a random
     part of a step; None for no shift. background: a colour [3] or [n, 3]; None for the scene's own. budget: the most
-    samples for which the fields keep what their gradients need; where there are more, all of it is computed again in
-    the backward pass, for so many samples at a time.
+    samples for which the fields keep what their gradients need. Where there are more, nothing is kept but where the
+    samples lie; the backward pass renders them again, so many at a time. That gives the same gradients, to the scene's
+    parameters only, for the time of one more forward pass.
     """
     origins, directions = rays.origins, rays.directions
     jitter = None
@@ -60,16 +64,18 @@ def render(
     samples = march(
         origins, directions, occupancy.occupied, radius=occupancy.radius, samples_per_ray=samples_per_ray, jitter=jitter
     )
-    samples, query = _look(scene, rays, time, samples, budget)
-    values = query.rgb if query.displacement is None else torch.cat([query.rgb, query.displacement], dim=-1)
-    pixels = composite(query.density, samples.start, samples.end, values, samples.ray, len(origins))
-    foreground = pixels.values[:, :3]
+    if torch.is_grad_enabled() and len(samples.ray) > budget:
+        pixels = _Again.apply(scene, rays, time, samples, budget, *_trained(scene))  # type: ignore[no-untyped-call]
+    else:
+        pixels = _composite(*_look(scene, rays, time, samples, budget), len(origins))
+    values, opacity, depth = pixels
+    foreground = values[:, :3]
     behind = scene.background(directions) if background is None else background
     return Render(
-        rgb=foreground + (1 - pixels.opacity)[:, None] * behind,
-        opacity=pixels.opacity,
-        depth=pixels.depth,
-        displacement=torch.zeros_like(foreground) if query.displacement is None else pixels.values[:, 3:],
+        rgb=foreground + (1 - opacity)[:, None] * behind,
+        opacity=opacity,
+        depth=depth,
+        displacement=values[:, 3:] if values.shape[1] > 3 else torch.zeros_like(foreground),
         foreground=foreground,
     )
 
@@ -79,9 +85,8 @@ def _look(scene: Scene, rays: Rays, time: float | Tensor, samples: Samples, budg
 
     Goes along all rays at once, in stretches, and follows a ray only as long as light comes through.
     """
-    again = torch.is_grad_enabled() and len(samples.ray) > budget
-    if not again and len(samples.ray) <= FEW.get(samples.ray.device.type, 0):
-        return samples, _query(scene, rays, time, samples, again)
+    if len(samples.ray) <= FEW.get(samples.ray.device.type, 0):
+        return samples, _query(scene, rays, time, samples)
     left = torch.arange(len(samples.ray), device=samples.ray.device)
     rank = left - torch.searchsorted(samples.ray, samples.ray)  # of a sample within its ray
     thickness = samples.start.new_zeros(len(rays.origins))
@@ -91,7 +96,7 @@ def _look(scene: Scene, rays: Rays, time: float | Tensor, samples: Samples, budg
         near = rank[left] < end
         for now in left[near].split(budget):
             seen.append(now)
-            queries.append(_query(scene, rays, time, _choose(samples, now), again))
+            queries.append(_query(scene, rays, time, _choose(samples, now)))
             lengths = (samples.end - samples.start)[now]
             thickness.index_add_(0, samples.ray[now], queries[-1].density.detach() * lengths)
         left = left[~near]
@@ -115,12 +120,62 @@ def _choose(samples: Samples, which: Tensor) -> Samples:
     return Samples(samples.ray[which], samples.start[which], samples.end[which])
 
 
-def _query(scene: Scene, rays: Rays, time: float | Tensor, samples: Samples, again: bool) -> Query:
-    """The scene at the samples' midpoints. again: keep nothing for gradients but compute it again."""
+def _query(scene: Scene, rays: Rays, time: float | Tensor, samples: Samples) -> Query:
+    """The scene at the samples' midpoints."""
     middle = (samples.start + samples.end) / 2
     points = torch.addcmul(rays.origins[samples.ray], rays.directions[samples.ray], middle[:, None])
-    times = time[samples.ray] if isinstance(time, Tensor) and time.ndim else time
-    return Query(*(checkpoint(scene, points, times, use_reentrant=False) if again else scene(points, times)))
+    return Query(*scene(points, time[samples.ray] if isinstance(time, Tensor) and time.ndim else time))
+
+
+def _composite(samples: Samples, query: Query, rays: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours and, if the scene moves, displacements [rays, 3 or 6], opacities [rays] and depths [rays]."""
+    values = query.rgb if query.displacement is None else torch.cat([query.rgb, query.displacement], dim=-1)
+    pixels = composite(query.density, samples.start, samples.end, values, samples.ray, rays)
+    return pixels.values, pixels.opacity, pixels.depth
+
+
+def _trained(scene: Scene) -> list[Tensor]:
+    return [parameter for parameter in scene.parameters() if parameter.requires_grad]
+
+
+class _Again(torch.autograd.Function):
+    """What rays see, of which nothing is kept but the samples that count: the backward pass renders these again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scene: Scene, rays: Rays, time: float | Tensor, samples: Samples, budget: int, *_: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        samples, query = _look(scene, rays, time, samples, budget)
+        ctx.scene, ctx.rays, ctx.time, ctx.samples, ctx.budget = scene, rays, time, samples, budget
+        return _composite(samples, query, len(rays.origins))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        weights, parts = _trained(ctx.scene), _parts(ctx.rays, ctx.time, ctx.samples, ctx.budget)
+        sums: list[Tensor | None] = [None] * len(weights)
+        for which, rays, time, samples in parts:
+            with torch.enable_grad():
+                seen = _composite(samples, _query(ctx.scene, rays, time, samples), len(rays.origins))
+            mine = torch.autograd.grad(seen, weights, [g[which] for g in gradients], allow_unused=True)
+            sums = [b if a is None else a if b is None else a.add_(b) for a, b in zip(sums, mine, strict=True)]
+        return None, None, None, None, None, *sums
+
+
+def _parts(
+    rays: Rays, time: float | Tensor, samples: Samples, budget: int
+) -> Iterator[tuple[slice, Rays, float | Tensor, Samples]]:
+    """Consecutive rays with about `budget` samples together: which they are, they themselves, and their own."""
+    counts = torch.arange(0, len(samples.ray), budget, device=samples.ray.device)[1:]
+    cuts = sorted({0, len(rays.origins), *samples.ray[counts].tolist()})
+    firsts = torch.searchsorted(samples.ray, torch.tensor(cuts, device=samples.ray.device)).tolist()
+    for (start, stop), (first, last) in zip(pairwise(cuts), pairwise(firsts), strict=True):
+        which, own = slice(start, stop), slice(first, last)
+        yield (
+            which, Rays(rays.origins[which], rays.directions[which]),
+            time[which] if isinstance(time, Tensor) and time.ndim else time,
+            Samples(samples.ray[own] - start, samples.start[own], samples.end[own]),
+        )
 
 
 @torch.no_grad()

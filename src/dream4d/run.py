@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _RESULTS = ("config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4")
 _FOLDERS = ("checkpoints", "previews")
-_HARMLESS = ("device",)  # a run may go on with another value of these
+_HARMLESS = ("device", "memory", "priors.chunk")  # a run may go on with another value of these
 
 
 class Run:

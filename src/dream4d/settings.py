@@ -60,7 +60,8 @@ class DeformationShape:
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """The diffusion models: `builtin`, a local folder in diffusers layout, or `none` for an ablation."""
+    """The diffusion models: `builtin`; a model or hub id that `dream4d models` has fetched; a local folder in diffusers
+    layout; an original checkpoint file; or `none` for an ablation."""
 
     image: str = "builtin"
     """Image model, seen by the static stage (the paper: Stable Diffusion 2.1)."""
@@ -75,10 +76,12 @@ class PriorSettings:
     """Frames of a clip of the video model."""
     video_resolution: tuple[int, int] | None = (320, 576)
     """Height and width of its frames; what its configuration says if None."""
-    precision: Literal["auto", "half", "full"] = "auto"
-    """Of the models: fp16, fp32, or what suits the device, fp16 on a GPU."""
+    precision: Literal["auto", "half", "bf16", "full"] = "auto"
+    """Of the models: fp16, bf16, fp32, or what suits the device, fp16 on a GPU."""
     chunk: int | None = None
-    """Images that the autoencoder takes at a time, to save memory; all if None."""
+    """Images that the autoencoder takes at a time, to save memory; as the memory plan says if None."""
+    tuned: bool = False
+    """Compile the models' blocks and fuse their norms on a GPU: minutes at the start, then faster steps."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class DynamicSettings:
     """Weight of the video prior's loss."""
     weight_pixels: float = 0.1
     """Weight of the loss in decoded RGB beside that of the latents, lambda_dec."""
+    frames_pixels: int | None = None
+    """At most so many frames of a clip, chosen at random, are decoded for that loss; all if None. Its mean stays."""
     weight_tv: float = 1000.0
     """Weight of the total variation of the displacement, lambda_TV, the scene being a cube of side 1."""
     levels: Count = Levels(4, every=500, most=12)

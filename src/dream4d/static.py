@@ -11,7 +11,7 @@ from dream4d.cameras import Cameras, sample_multiview, view_words
 from dream4d.distill import Prior, encode, reconstruction_loss, sds_loss
 from dream4d.losses import opacity_entropy
 from dream4d.occupancy import OccupancyGrid
-from dream4d.render import render
+from dream4d.render import BUDGET, render
 from dream4d.scene import Scene
 from dream4d.settings import StaticSettings
 from dream4d.state import State, StepReport, start
@@ -29,12 +29,13 @@ def start_static(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = N
 
 def fit_static(
     state: State, *, image_prior: Prior | None, multiview_prior: Prior | None, prompt: str, negative: str = "",
-    multiview_prompt: str | None = None, settings: StaticSettings = _PAPER,
+    multiview_prompt: str | None = None, settings: StaticSettings = _PAPER, budget: int = BUDGET,
 ) -> Iterator[StepReport]:
     """Train `state.scene` in place until step `settings.steps`; yields after each step, when `state` may be saved.
 
     A prior that is None has no loss (the paper's ablations). The image prior reads `prompt` and the words of the view,
     the multi-view prior `multiview_prompt` (by default `prompt`) as it is. `negative`: the unconditional input of both.
+    budget: see `render.render`; it changes memory and time, not the step.
 
     Raises ValueError for settings that contradict each other and where both priors are None.
     """
@@ -52,7 +53,7 @@ def fit_static(
             settings.images(step) // settings.views, generator, views=settings.views, elevation=settings.elevation,
             fov_y=settings.fov_y,
         )
-        images, opacity = _render_images(state, cameras, settings.resolution(step), settings)
+        images, opacity = _render_images(state, cameras, settings.resolution(step), settings, budget)
 
         losses: dict[str, Tensor] = {}
         if multiview_prior is not None:
@@ -85,7 +86,9 @@ def fit_static(
         yield StepReport(step, {name: value.detach() for name, value in losses.items()})
 
 
-def _render_images(state: State, cameras: Cameras, size: int, settings: StaticSettings) -> tuple[Tensor, Tensor]:
+def _render_images(
+    state: State, cameras: Cameras, size: int, settings: StaticSettings, budget: int
+) -> tuple[Tensor, Tensor]:
     """[b, size, size, 3], before the scene's background or, with probability `flat_background`, one random colour; and
     opacities [b, size, size]."""
     colour = torch.rand(3, generator=state.generator)
@@ -94,7 +97,7 @@ def _render_images(state: State, cameras: Cameras, size: int, settings: StaticSe
     rays = cameras.to(device).rays(size, size).flatten()
     rendered = render(
         state.scene, rays, occupancy=state.occupancy, samples_per_ray=settings.samples_per_ray,
-        generator=state.generator, background=colour.to(device, non_blocking=True) if flat else None,
+        generator=state.generator, background=colour.to(device, non_blocking=True) if flat else None, budget=budget,
     )
     shape = (len(cameras), size, size)
     return rendered.rgb.reshape(*shape, 3), rendered.opacity.reshape(shape)

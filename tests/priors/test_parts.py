@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,15 @@ def test_text_is_encoded_once_a_prompt(model):
     assert torch.equal(first.text[1], second.text[0])
     assert not torch.equal(first.text[0], first.text[1])
     assert torch.equal(first.negative[0], first.negative[1])
+
+
+def test_text_encoders_leave_memory_and_come_back_for_a_new_prompt(model):
+    prepared, plain = load_parts(model), load_parts(model)
+    released = weakref.ref(prepared.text.model)
+    prepared.text.prepare(["", "a cat"])
+    assert released() is None
+    for prompts in (["a cat"], ["a dog", "a cat"]):
+        assert prepared.condition(prompts, "").text.equal(plain.condition(prompts, "").text)
 
 
 def test_loading_says_nothing_and_leaves_the_libraries_as_they_were(model):
@@ -111,6 +121,20 @@ def test_encoding_in_chunks_changes_neither_latents_nor_gradients(model):
     assert 0 <= results[0][2].min() <= results[0][2].max() <= 1
 
 
+@pytest.mark.parametrize("camera", [False, True])
+def test_two_calls_of_the_unet_predict_what_one_does(model, tmp_path, camera):
+    parts = load_parts(save_denoiser(tmp_path, unet_2d(multiview=camera)), model)
+    condition = parts.condition(["a cat", "a dog"], "blurry", torch.rand(2, 16) if camera else None)
+    noisy, timestep, calls = torch.randn(2, 4, 8, 8), torch.tensor([100, 900]), []
+    parts.unet.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    whole = parts.predict_noise(noisy, timestep, condition)
+    parts.limit(images=1, split=True)
+    for one, of_both in zip(parts.predict_noise(noisy, timestep, condition), whole, strict=True):
+        torch.testing.assert_close(one, of_both, rtol=1e-4, atol=1e-5)
+    assert calls == [4, 2, 2]
+    assert parts.autoencoder.chunk == 1
+
+
 def test_v_prediction_becomes_epsilon(model, tmp_path):
     """The same network read as v: eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t."""
     as_epsilon = load_parts(model)
@@ -142,13 +166,6 @@ def test_missing_folder_and_part_are_named(copy, model, tmp_path):
     with pytest.raises(ValueError, match=r"no vae/config\.json in .*copy: .*`base`"):
         load_parts(copy)
     assert load_parts(copy, model).autoencoder.downsampling == 2
-
-
-def test_pickled_weights_are_refused(copy):
-    weights = next((copy / "unet").glob("*.safetensors"))
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ValueError, match="convert them to safetensors"):
-        load_parts(copy)
 
 
 def test_half_precision_variant_is_found(copy):

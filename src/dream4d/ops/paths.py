@@ -20,9 +20,9 @@ def path_of(*tensors: Tensor, half: Tensor | None = None) -> Literal["cpu", "gpu
         return "reference"
     if tensors[0].device.type == "cpu":
         return "cpu"
-    return "gpu" if on_gpu and _has_triton() else "reference"
+    return "gpu" if on_gpu and has_triton() else "reference"
 
 
 @cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
     return find_spec("triton") is not None

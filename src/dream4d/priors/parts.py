@@ -1,11 +1,10 @@
 """Loading a diffusion model's parts from a local folder in diffusers layout, and what every family does with them.
 
-Only safetensors are read, never pickles, and never from a network. A folder that lacks a part takes it from `base`.
+Nothing comes from a network, and no code from a file: see `weights`. A folder that lacks a part takes it from `base`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -20,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dream4d.priors.graphs import Function, graphed
+from dream4d.priors.graphs import Function, Graphed, graphed
+from dream4d.priors.onednn import quicken
+from dream4d.priors.weights import load_module, read_json
 
 Shared = dict[tuple[Any, ...], Any]
 """Autoencoders and text encoders by where they come from and how they are loaded: empty at first, and passed to every
@@ -28,12 +29,27 @@ load of priors that shall have the same objects where their folders are the same
 
 
 class TextEncoder:
-    """Prompts to the features of a ``CLIPTextModel``. Each distinct prompt is encoded once and remembered."""
+    """Prompts to the features of a ``CLIPTextModel``. Each distinct prompt is encoded once and remembered.
 
-    def __init__(self, tokenizer: Any, model: Any):
+    load: gives the model; it is called at once, and again for a new prompt after `prepare`.
+    """
+
+    def __init__(self, tokenizer: Any, load: Callable[[], Any]):
         self.tokenizer = tokenizer
-        self.model = model
+        self._load = load
+        self._model: Any = load()
         self._known: dict[str, Tensor] = {}
+
+    @property
+    def model(self) -> Any:
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode all prompts that are to come, then let go of the model and its memory."""
+        self(prompts)
+        self._model = None
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:
@@ -98,15 +114,21 @@ class Condition:
     camera: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts:
-    """The frozen parts of a latent diffusion model, on one device and in one dtype (alpha_bar: [timesteps], fp32)."""
+    """The frozen parts of a latent diffusion model, on one device and in one dtype (alpha_bar: [timesteps], fp32).
+
+    split: guidance's two predictions come from two calls of the UNet, whose activations take half the memory then.
+    recorded: they are CUDA graphs whatever the UNet's size, see `graphs.PARAMETERS`; set before the first call.
+    """
 
     unet: Any
     autoencoder: Autoencoder
     alpha_bar: Tensor
     prediction_type: str
     text: TextEncoder | None
+    split: bool = False
+    recorded: bool = False
 
     def condition(self, prompts: Sequence[str], negative: str, camera: Tensor | None = None) -> Condition:
         assert self.text is not None, "loaded with text=False"
@@ -122,25 +144,52 @@ class Parts:
 
     @torch.no_grad()
     def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """eps for the negative prompt and for the prompt, fp32, from one call of the UNet on both."""
-        both = self._predict_both(noisy, timestep, condition.negative, condition.text, condition.camera)
+        """eps for the negative prompt and for the prompt, fp32."""
+        camera = condition.camera
+        if self.split:
+            unconditional = self._predict(noisy, timestep, condition.negative, camera)
+            return unconditional, self._predict(noisy, timestep, condition.text, camera)
+        both = self._predict_both(noisy, timestep, condition.negative, condition.text, camera)
         unconditional, conditional = both.chunk(2)
         return unconditional, conditional
 
+    def limit(self, *, images: int | None, split: bool) -> None:
+        """How much is computed at a time, to save memory: `Autoencoder.chunk`, and `split`. May change at any time."""
+        self.autoencoder.chunk, self.split = images, split
+
+    @cached_property
+    def _predict(self) -> Function:
+        return self._graphed(partial(_predict, self.unet, self._v_alpha_bar))
+
     @cached_property
     def _predict_both(self) -> Function:
-        alpha_bar = None if self.prediction_type == "epsilon" else self.alpha_bar
-        return graphed(partial(_predict_both, self.unet, alpha_bar), self.unet)
+        return self._graphed(partial(_predict_both, self.unet, self._v_alpha_bar))
+
+    def _graphed(self, function: Function) -> Function:
+        return Graphed(function) if self.recorded else graphed(function, self.unet)
+
+    @property
+    def _v_alpha_bar(self) -> Tensor | None:
+        return None if self.prediction_type == "epsilon" else self.alpha_bar
 
 
 def _predict_both(
     unet: Any, alpha_bar: Tensor | None, noisy: Tensor, timestep: Tensor, negative: Tensor, text: Tensor,
     camera: Tensor | None,
 ) -> Tensor:
-    """eps, [2 b, ...], for the negative prompts and then for the prompts; of a v prediction if alpha_bar is given."""
-    noisy, timestep = torch.cat([noisy, noisy]), timestep.repeat(2)
-    labels = {} if camera is None else {"class_labels": camera.to(unet.dtype).repeat(2, 1)}
-    output: Tensor = unet(noisy.to(unet.dtype), timestep, torch.cat([negative, text]), **labels).sample.float()
+    """eps, [2 b, ...], for the negative prompts and then for the prompts, from one call of the UNet."""
+    cameras = None if camera is None else camera.repeat(2, 1)
+    return _predict(
+        unet, alpha_bar, torch.cat([noisy, noisy]), timestep.repeat(2), torch.cat([negative, text]), cameras
+    )
+
+
+def _predict(
+    unet: Any, alpha_bar: Tensor | None, noisy: Tensor, timestep: Tensor, text: Tensor, camera: Tensor | None
+) -> Tensor:
+    """eps, [b, ...], in fp32; of a v prediction if alpha_bar is given."""
+    labels = {} if camera is None else {"class_labels": camera.to(unet.dtype)}
+    output: Tensor = unet(noisy.to(unet.dtype), timestep, text, **labels).sample.float()
     if alpha_bar is None:
         return output
     a = alpha_bar.index_select(0, timestep).reshape(-1, *[1] * (noisy.ndim - 1))
@@ -172,25 +221,30 @@ class ImagePrior:
     def decode(self, latents: Tensor) -> Tensor:
         return self.parts.autoencoder.decode(latents)
 
+    def limit(self, *, images: int | None, split: bool) -> None:
+        """See `Parts.limit`; `images` that the autoencoder takes at a time, all if None."""
+        self.parts.limit(images=images, split=split)
+
     def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         return self.parts.predict_noise(noisy, timestep, condition)
 
 
 def load_parts(
     folder: str | Path, base: str | Path | None = None, *, unet: str = "UNet2DConditionModel",
-    kind: str = "an image model", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-    text: bool = True, chunk: int | None = None, shared: Shared | None = None,
+    kind: str = "an image model", latents: int = 1, device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32, text: bool = True, chunk: int | None = None, shared: Shared | None = None,
 ) -> Parts:
     """Parts from `folder`, and those that it lacks from `base`, frozen and in evaluation mode.
 
     unet: the diffusers class that ``unet/config.json`` must name, and kind: what such a model is called in errors.
+    latents: how many the UNet sees side by side, 2 if those of a reference image come with the noisy ones.
     text=False leaves tokenizer and text encoder out. chunk: see `Autoencoder`. shared: see `Shared`.
 
-    Raises ValueError where a part is missing, has only pickled weights, or belongs to another kind of model.
+    Raises ValueError where a part is missing, its weights cannot be used, or it belongs to another kind of model.
     """
     with quiet_libraries():
         return _load_parts(
-            folder, base, unet=unet, kind=kind, device=device, dtype=dtype, text=text, chunk=chunk,
+            folder, base, unet=unet, kind=kind, latents=latents, device=device, dtype=dtype, text=text, chunk=chunk,
             shared={} if shared is None else shared,
         )
 
@@ -226,36 +280,42 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _load_parts(
-    folder: str | Path, base: str | Path | None, *, unet: str, kind: str, device: torch.device | str,
-    dtype: torch.dtype, text: bool, chunk: int | None, shared: Shared,
+    folder: str | Path, base: str | Path | None, *, unet: str, kind: str, latents: int,
+    device: torch.device | str, dtype: torch.dtype, text: bool, chunk: int | None, shared: Shared,
 ) -> Parts:
     import diffusers
     import transformers
 
     folders = [Path(folder)] + ([] if base is None else [Path(base)])
-    unet_folder = _find(folders, "unet", "config.json")
-    network_class = _read(unet_folder / "config.json")["_class_name"]
+    unet_folder = find_part(folders, "unet", "config.json")
+    network_class = read_json(unet_folder / "config.json")["_class_name"]
     if network_class != unet:
         raise ValueError(f"{folder}: this is not {kind}: unet/config.json says {network_class}, not {unet}")
-    noise = _read(_find(folders, "scheduler", "scheduler_config.json") / "scheduler_config.json")
-    alpha_bar, prediction = cumulative_alphas(noise).to(device), _prediction_type(noise)
-    network = _load(getattr(diffusers, unet), unet_folder, device, dtype)
-    vae_folder = _find(folders, "vae", "config.json")
+    noise = read_json(find_part(folders, "scheduler", "scheduler_config.json") / "scheduler_config.json")
+    alpha_bar, prediction = cumulative_alphas(noise).to(device), prediction_type(noise)
+    network = load_module(getattr(diffusers, unet), unet_folder, device, dtype)
+    if network.device.type == "cpu" and dtype == torch.float32:
+        quicken(network)
+    vae_folder = find_part(folders, "vae", "config.json")
     autoencoder = _load_once(
         shared, (vae_folder.resolve(), chunk, torch.device(device), dtype),
-        lambda: Autoencoder(_load(diffusers.AutoencoderKL, vae_folder, device, dtype), chunk),
+        lambda: Autoencoder(load_module(diffusers.AutoencoderKL, vae_folder, device, dtype), chunk),
     )
-    channels = network.config.in_channels
-    _expect_equal(unet_folder, "in_channels", channels, "the autoencoder's", autoencoder.vae.config.latent_channels)
+    channels, width = network.config.in_channels, autoencoder.vae.config.latent_channels
+    if channels != latents * width:
+        raise ValueError(
+            f"{unet_folder}/config.json: in_channels is {channels}, {kind} has {latents} x {width} of the autoencoder: "
+            "take both from one model of this kind"
+        )
     encoder = None
     if text:
-        tokenizer_folder = _find(folders, "tokenizer", "tokenizer_config.json")
-        text_folder = _find(folders, "text_encoder", "config.json")
+        tokenizer_folder = find_part(folders, "tokenizer", "tokenizer_config.json")
+        text_folder = find_part(folders, "text_encoder", "config.json")
         encoder = _load_once(
             shared, (tokenizer_folder.resolve(), text_folder.resolve(), torch.device(device), dtype),
             lambda: TextEncoder(
                 transformers.CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True),
-                _load(transformers.CLIPTextModel, text_folder, device, dtype),
+                partial(_load_quietly, transformers.CLIPTextModel, text_folder, device, dtype),
             ),
         )
         width = network.config.cross_attention_dim
@@ -294,7 +354,7 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(channels_first, (height, width), mode="bilinear", antialias=shrinks).permute(0, 2, 3, 1)
 
 
-def _find(folders: list[Path], part: str, file: str) -> Path:
+def find_part(folders: list[Path], part: str, file: str) -> Path:
     """The first of `folders` that has `part` in it, with `file` as the sign."""
     for folder in folders:
         if not folder.is_dir():
@@ -306,23 +366,9 @@ def _find(folders: list[Path], part: str, file: str) -> Path:
     raise ValueError(f"no {part}/{file} in {where}: copy the model's {part}/ there{remedy}")
 
 
-def _read(file: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return values
-
-
-def _load(cls: Any, folder: Path, device: torch.device | str, dtype: torch.dtype) -> Any:
-    weights = [file.name for file in folder.glob("*.safetensors")]
-    if not weights:
-        raise ValueError(f"{folder} has no .safetensors weights (pickles are not read): convert them to safetensors")
-    half = all(".fp16" in name for name in weights)
-    model, report = cls.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, variant="fp16" if half else None, dtype=dtype,
-        output_loading_info=True,
-    )
-    if report["missing_keys"]:
-        raise ValueError(f"{folder}: the weights lack {sorted(report['missing_keys'])[:3]} ... of its config.json")
-    return model.requires_grad_(False).eval().to(device)
+def _load_quietly(cls: Any, folder: Path, device: torch.device | str, dtype: torch.dtype) -> Any:
+    with quiet_libraries():
+        return load_module(cls, folder, device, dtype)
 
 
 def _load_once(shared: Shared, key: tuple[Any, ...], load: Callable[[], Any]) -> Any:
@@ -331,7 +377,7 @@ def _load_once(shared: Shared, key: tuple[Any, ...], load: Callable[[], Any]) ->
     return shared[key]
 
 
-def _prediction_type(config: dict[str, Any]) -> str:
+def prediction_type(config: dict[str, Any]) -> str:
     kind: str = config.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"scheduler_config.json: prediction_type is {kind!r}, expected epsilon or v_prediction")

@@ -59,6 +59,10 @@ class TextToVideo:
     def decode(self, latents: Tensor) -> Tensor:
         return _per_frame(self.parts.autoencoder.decode, latents)
 
+    def limit(self, *, images: int | None, split: bool) -> None:
+        """See `Parts.limit`; `images`: frames that the autoencoder takes at a time, all if None."""
+        self.parts.limit(images=images, split=split)
+
     def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         channels_first = noisy.transpose(1, 2)
         unconditional, conditional = self.parts.predict_noise(channels_first, timestep, condition)

@@ -1,0 +1,105 @@
+"""The paper's networks at full size with random weights, from their published configurations; and tiny ones like them.
+
+Speed and memory do not depend on the values of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dream4d.priors.mvdream import MVDream, multiview_attention
+from dream4d.priors.parts import Autoencoder, Parts, cumulative_alphas, quiet_libraries
+from dream4d.priors.stable_diffusion import StableDiffusion
+from dream4d.priors.text_to_video import TextToVideo
+
+TOKENS, VIEWS, FRAMES = 77, 4, 24
+SCHEDULE = {
+    "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+}  # fmt: skip
+UNET_2D = {
+    "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True,
+}  # fmt: skip
+UNET_3D = {"sample_size": 32, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4, "latent_channels": 4,
+}  # fmt: skip
+TINY_UNET = {"sample_size": 8, "block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 16, "layers_per_block": 1}
+TINY_VAE = VAE | {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
+
+
+def width(tiny: bool) -> int:
+    """Of the text features."""
+    return TINY_UNET["cross_attention_dim"] if tiny else 1024  # type: ignore[return-value]
+
+
+def image_unet(device: torch.device, dtype: torch.dtype, *, tiny: bool = False, multiview: bool = False) -> Any:
+    """Stable Diffusion 2.1's, or MVDream's: with a camera input and self-attention over four views."""
+    from diffusers import UNet2DConditionModel
+
+    camera = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16} if multiview else {}
+    config = TINY_UNET | {"attention_head_dim": 2} if tiny else UNET_2D
+    unet = _build(UNet2DConditionModel, config | camera, device, dtype)
+    if multiview:
+        multiview_attention(unet, VIEWS)
+    return unet
+
+
+def video_unet(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Any:
+    """Zeroscope's."""
+    from diffusers import UNet3DConditionModel
+
+    return _build(UNet3DConditionModel, TINY_UNET | {"attention_head_dim": 16} if tiny else UNET_3D, device, dtype)
+
+
+def autoencoder(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Any:
+    """The one that all three share."""
+    from diffusers import AutoencoderKL
+
+    return _build(AutoencoderKL, TINY_VAE if tiny else VAE, device, dtype)
+
+
+class Text:
+    """Random features in place of a text encoder, which has nothing to do during steps once its prompts are known."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, channels: int):
+        self.features = torch.randn(TOKENS, channels, device=device).to(dtype)
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        return self.features.expand(len(prompts), -1, -1)
+
+
+def static_priors(device: torch.device, dtype: torch.dtype, tiny: bool) -> tuple[StableDiffusion, MVDream]:
+    """With one autoencoder, at 512x512 and 256x256, or tiny ones at 64x64 and 32x32."""
+    vae = Autoencoder(autoencoder(device, dtype, tiny=tiny))
+    image, multiview = (
+        _parts(image_unet(device, dtype, tiny=tiny, multiview=views), vae, device, dtype, tiny)
+        for views in (False, True)
+    )
+    return StableDiffusion(image, _size(512, 512, tiny)), MVDream(multiview, VIEWS, _size(256, 256, tiny))
+
+
+def video_prior(device: torch.device, dtype: torch.dtype, tiny: bool) -> TextToVideo:
+    """Clips of 24 frames of 320x576, or of 3 of 40x72."""
+    vae = Autoencoder(autoencoder(device, dtype, tiny=tiny))
+    parts = _parts(video_unet(device, dtype, tiny=tiny), vae, device, dtype, tiny)
+    return TextToVideo(parts, 3 if tiny else FRAMES, _size(320, 576, tiny))
+
+
+def _size(height: int, width: int, tiny: bool) -> tuple[int, int]:
+    return (height // 8, width // 8) if tiny else (height, width)
+
+
+def _parts(unet: Any, vae: Autoencoder, device: torch.device, dtype: torch.dtype, tiny: bool) -> Parts:
+    text: Any = Text(device, dtype, width(tiny))
+    return Parts(unet, vae, cumulative_alphas(SCHEDULE).to(device), "epsilon", text)
+
+
+def _build(kind: Any, config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    with quiet_libraries(), device:
+        return kind(**config).to(dtype).requires_grad_(False).eval()
