@@ -1,3 +1,4 @@
+import gc
 import json
 from dataclasses import replace
 
@@ -81,6 +82,13 @@ def test_a_time_limit_ends_training(tmp_path):
 
 def _train_in_a_team(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    _train_member(rank, folder)  # its network is gone when it returns: gloo's threads must end before the process
+    gc.collect()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _train_member(rank, folder):
     network, trainer = make(folder)
     generator = torch.Generator().manual_seed(rank)
 
@@ -90,7 +98,6 @@ def _train_in_a_team(rank, folder):
 
     trainer.fit(loss)
     torch.save([p.detach() for p in network.parameters()], folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_a_team_takes_the_steps_of_one_process_with_all_of_its_examples(tmp_path):
