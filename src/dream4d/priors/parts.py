@@ -225,7 +225,7 @@ class ImagePrior:
         """See `Parts.limit`; `images` that the autoencoder takes at a time, all if None."""
         self.parts.limit(images=images, split=split)
 
-    def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+    def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: Any) -> tuple[Tensor, Tensor]:
         return self.parts.predict_noise(noisy, timestep, condition)
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from dream4d.cameras import Cameras
 from dream4d.priors.errors import ModelError
 from dream4d.priors.graphs import graphed
-from dream4d.priors.parts import Autoencoder, Parts, Shared, find_part, load_parts, quiet_libraries, resize
+from dream4d.priors.parts import Autoencoder, ImagePrior, Parts, Shared, find_part, load_parts, quiet_libraries, resize
 from dream4d.priors.weights import load_module, read_folder, read_json
 
 POSE = 4
@@ -72,7 +72,7 @@ class ViewCondition:
     latents: Tensor
 
 
-class Zero123:
+class Zero123(ImagePrior):
     """A multi-view `distill.Prior` made for one reference picture: an item is an image.
 
     The picture alone says what there is to see: prompts are not used. Each view is predicted on its own.
@@ -83,11 +83,9 @@ class Zero123:
         self, parts: Parts, projection: tuple[Tensor, Tensor], reference: Reference,
         resolution: tuple[int, int] | None = None,
     ):
-        self.parts = parts
+        super().__init__(parts, resolution)
         self.projection = projection
         self.reference = reference
-        self.resolution = resolution or parts.resolution
-        self.alpha_bar = parts.alpha_bar
         self._predict = graphed(partial(_predict, parts.unet), parts.unet)
 
     @classmethod
@@ -126,11 +124,6 @@ class Zero123:
             Reference(_unscaled_latents(parts.autoencoder, pixels), embedding, camera), resolution,
         )
 
-    @property
-    def latent_space(self) -> tuple[Autoencoder, tuple[int, int]]:
-        """Equal for priors that share one `Autoencoder` object and one resolution."""
-        return self.parts.autoencoder, self.resolution
-
     @torch.no_grad()
     def condition(self, prompts: Sequence[str], negative: str, cameras: Cameras) -> ViewCondition:
         """One camera an item; of the prompts only the number counts."""
@@ -140,19 +133,6 @@ class Zero123:
         joined = torch.cat([seen.embedding.expand(len(cameras), -1), pose], dim=-1)
         token = F.linear(joined, *self.projection)[:, None]
         return ViewCondition(token, seen.latents.expand(len(cameras), -1, -1, -1))
-
-    def resize(self, images: Tensor) -> Tensor:
-        return resize(images, *self.resolution)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.parts.autoencoder.encode(images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.parts.autoencoder.decode(latents)
-
-    def limit(self, *, images: int | None, split: bool) -> None:
-        """See `Parts.limit`; `images` that the autoencoder takes at a time, all if None."""
-        self.parts.limit(images=images, split=split)
 
     @torch.no_grad()
     def predict_noise(self, noisy: Tensor, timestep: Tensor, condition: ViewCondition) -> tuple[Tensor, Tensor]:
