@@ -337,10 +337,16 @@ def samples_of(scene: Scene, rays: Rays, time_of: float | Tensor) -> tuple[dict[
 
 
 def print_profile(work: Work, device: torch.device, repeats: int) -> None:
-    """The 25 kernels (on a CPU: operators) that take most of the time of so many steps."""
-    timed(work.step, device, WARM_UP)
+    """Where the time of so many steps goes."""
+    print_kernels(work.step, device, repeats)
+    print(f"{repeats} steps, {work.points} points each, {work.about}")
+
+
+def print_kernels(step: Callable[[], Any], device: torch.device, repeats: int) -> None:
+    """The 25 kernels (on a CPU: operators) that take most of the time."""
+    timed(step, device, WARM_UP)
     with profile(activities=[getattr(ProfilerActivity, device.type.upper())]) as profiler:
-        timed(work.step, device, repeats)
+        timed(step, device, repeats)
     name = f"self_{'cpu' if device.type == 'cpu' else 'device'}_time_total"
     rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, name))
     total = sum(getattr(row, name) for row in rows)
@@ -348,7 +354,6 @@ def print_profile(work: Work, device: torch.device, repeats: int) -> None:
         [row.key[:80], f"{getattr(row, name) / 1000 / repeats:.3f}", f"{row.count / repeats:.1f}"] for row in rows[:25]
     ])  # fmt: skip
     print(f"all: {total / 1000 / repeats:.3f} ms and {sum(row.count for row in rows) / repeats:.0f} calls a step")
-    print(f"{repeats} steps, {work.points} points each, {work.about}")
 
 
 if __name__ == "__main__":

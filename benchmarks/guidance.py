@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from field import measure_ceilings, timed
+from field import measure_ceilings, print_kernels, timed
 from networks import FRAMES, TOKENS, VIEWS, autoencoder, image_unet, video_unet, width
 from report import RESULTS, print_table, provenance
 from torch import Tensor
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--modes", nargs="+", help="by default those that make sense for the network")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--tiny", action="store_true", help="a dry run with networks of a few thousand weights")
+    parser.add_argument("--profile", action="store_true", help="also print the kernels that take most of the time")
     parser.add_argument("--backend", help="of torch.compile; by default inductor, eager if --tiny")
     parser.add_argument("--out", type=Path, help="by default results/guidance-DEVICE.json")
     options = parser.parse_args(argv)
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     peak = measure_ceilings(device)[1]
     rows: list[dict[str, Any]] = []
     for name in chosen:
-        for row in measure(name, known[name], options.modes, device, options.tiny, backend, options.repeats, peak):
+        for row in measure(name, known[name], device, backend, peak, options):
             rows.append(row)
             print("  ".join(cells(row)), flush=True)
             out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -112,12 +113,11 @@ def cases() -> dict[str, Case]:
 
 
 def measure(
-    name: str, case: Case, modes: Sequence[str] | None, device: torch.device, tiny: bool, backend: str, repeats: int,
-    peak: float,
+    name: str, case: Case, device: torch.device, backend: str, peak: float, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """A row for each mode; a mode that fails stops no other. peak: operations a second."""
-    operations = 0
-    for mode in modes or case.modes:
+    operations, tiny = 0, options.tiny
+    for mode in options.modes or case.modes:
         about = provenance(str(device))
         row = {"case": name, "mode": mode, "device": about["device"], "torch": torch.__version__,
                "commit": about["commit"], "date": about["date"], "tiny": tiny}  # fmt: skip
@@ -139,7 +139,7 @@ def measure(
             timed(call, device, WARM_UP)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            milliseconds = statistics.median(timed(call, device, repeats))
+            milliseconds = statistics.median(timed(call, device, options.repeats))
             limit = 1000 * operations / peak
             row |= {
                 "ms": round(milliseconds, 3), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3),
@@ -148,6 +148,9 @@ def measure(
             }  # fmt: skip
             if not tiny and (known := PEER.get(name)):
                 row |= {"peer_ms": known[0], "peer_best_ms": known[1]}
+            if options.profile:
+                print(f"{name} {mode}")
+                print_kernels(call, device, options.repeats)
         except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
             row["error"] = " ".join(str(error).split())[:300]
             print(f"{name} {mode}: {row['error']}", flush=True)

@@ -15,7 +15,7 @@ from dream4d.cameras import Cameras, orbit
 from dream4d.media import colour_depth, colour_displacement, contact_sheet
 from dream4d.occupancy import OccupancyGrid, dilate, without_floaters
 from dream4d.progress import track
-from dream4d.render import Render, render_image
+from dream4d.render import Render, render_images
 from dream4d.scene import Scene
 
 View = Literal["fixed", "orbit"]
@@ -36,7 +36,13 @@ THROUGHOUT = tuple(i / 5 for i in range(6))
 
 def camera_at(azimuth: float, elevation: float = ELEVATION) -> Cameras:
     """One camera on the evaluation circle; angles in degrees."""
-    return orbit(*(torch.tensor([value]) for value in (azimuth, elevation, DISTANCE, FOV_Y)))
+    return cameras_at([azimuth], elevation)
+
+
+def cameras_at(azimuths: Sequence[float], elevation: float = ELEVATION) -> Cameras:
+    """Cameras on the evaluation circle, one for each azimuth; angles in degrees."""
+    others = (torch.full((len(azimuths),), value) for value in (elevation, DISTANCE, FOV_Y))
+    return orbit(torch.tensor(azimuths), *others)
 
 
 class Extent:
@@ -103,14 +109,12 @@ def film(
     Time runs from 0 to 1. ``fixed`` views stand still, ``orbit`` goes once around. occupancy: the grid of a time, such
     as `Extent.at`. background: the scene's own if None.
     """
-    picture = _camera_man(scene, occupancy, size, samples_per_ray, background)
+    pictures = _camera_man(scene, occupancy, size, samples_per_ray, background)
     times = np.linspace(0, 1, frames)
-    rendered: list[list[Render]] = []
+    rendered: list[Render] = []
     for index in track(range(frames), "video", frames):
         azimuths = [a for view in views for a in (FIXED if view == "fixed" else (360 * index / frames,))]
-        rendered.append([
-            picture(camera_at(azimuth, elevation), float(times[index])) for azimuth in azimuths
-        ])
+        rendered.append(pictures(cameras_at(azimuths, elevation), float(times[index])))
     rows = [_coloured(rendered, channel) for channel in channels]
     return np.concatenate([np.concatenate(list(row.swapaxes(0, 1)), axis=2) for row in rows], axis=1)
 
@@ -121,10 +125,9 @@ def still_sheet(
 ) -> Array:
     """A contact sheet of every time from every azimuth; the more of the two stand beside each other. occupancy: see
     `film`."""
-    picture = _camera_man(scene, occupancy, size, samples_per_ray, background)
-    grid = np.stack([
-        np.stack([_array(picture(camera_at(azimuth), time).rgb) for azimuth in azimuths]) for time in times
-    ])
+    pictures = _camera_man(scene, occupancy, size, samples_per_ray, background)
+    cameras = cameras_at(azimuths)
+    grid = np.stack([_array(pictures(cameras, time).rgb) for time in times])
     sides, moments = [f"{azimuth:.0f} deg" for azimuth in azimuths], [f"time {time:.2f}" for time in times]
     if len(times) > len(azimuths):
         return contact_sheet(grid.swapaxes(0, 1), moments, sides)
@@ -134,23 +137,23 @@ def still_sheet(
 def _camera_man(
     scene: Scene, occupancy: Occupancy, size: int, samples_per_ray: int, background: RGB | None
 ) -> Callable[[Cameras, float], Render]:
-    """Takes a square picture with a camera at a time."""
+    """Takes square pictures with cameras at a time."""
     device = next(scene.parameters()).device
     behind = None if background is None else torch.tensor(background, device=device)
 
-    def picture(camera: Cameras, time: float) -> Render:
-        return render_image(
-            scene, camera.to(device), size, size, time, occupancy=occupancy(time), samples_per_ray=samples_per_ray,
+    def pictures(cameras: Cameras, time: float) -> Render:
+        return render_images(
+            scene, cameras.to(device), size, size, time, occupancy=occupancy(time), samples_per_ray=samples_per_ray,
             background=behind,
         )
 
-    return picture
+    return pictures
 
 
-def _coloured(rendered: list[list[Render]], channel: Channel) -> Array:
+def _coloured(rendered: list[Render], channel: Channel) -> Array:
     """[frames, views, h, w, 3]"""
     def gather(name: str) -> Array:
-        return np.stack([np.stack([_array(getattr(view, name)) for view in frame]) for frame in rendered])
+        return np.stack([_array(getattr(frame, name)) for frame in rendered])
 
     if channel == "rgb":
         return gather("rgb")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class OccupancyGrid:
         density_at: points [n, 3] -> [n], or with `times`: (points, time) -> [n], of which each cell takes the largest
         over that many random times, one in each of as many equal parts of [0, 1].
         """
-        cells = torch.cartesian_prod(*[torch.arange(self.resolution, dtype=torch.float32)] * 3)
+        cells = _cells(self.resolution)
         shift = _uniform(cells.shape, generator)
         points = (((cells + shift) / self.resolution * 2 - 1) * self.radius).to(self.values.device)
         if times is None:
@@ -87,6 +87,12 @@ def without_floaters(cells: Tensor, solid: Tensor, smallest: int) -> Tensor:
     keep[piece[solid & cells]] = True
     keep[0] = False
     return keep[piece]
+
+
+@lru_cache(maxsize=4)
+def _cells(resolution: int) -> Tensor:
+    """[resolution^3, 3], the indices of all cells as numbers."""
+    return torch.cartesian_prod(*[torch.arange(resolution, dtype=torch.float32)] * 3)
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

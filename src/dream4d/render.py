@@ -31,7 +31,7 @@ OPAQUE = -math.log(1e-4)
 
 @dataclass(frozen=True)
 class Render:
-    """What rays see, [n, ..], or a picture, [h, w, ..].
+    """What rays see, [n, ..], a picture, [h, w, ..], or pictures, [b, h, w, ..].
 
     rgb: [.., 3], the foreground before its background. opacity: [..]. depth: [..], the sum of weight * distance.
     displacement: [.., 3], the sum of weight * displacement, in scene units (paper Sec. 3.2). foreground: [.., 3],
@@ -179,12 +179,15 @@ def _parts(
 
 
 @torch.no_grad()
-def render_image(
-    scene: Scene, camera: Cameras, height: int, width: int, time: float = 0.0, *, occupancy: OccupancyGrid,
+def render_images(
+    scene: Scene, cameras: Cameras, height: int, width: int, time: float = 0.0, *, occupancy: OccupancyGrid,
     samples_per_ray: int, chunk: int = 65536, background: Tensor | None = None,
 ) -> Render:
-    """A picture, [height, width, ..], without gradients, of a single camera. chunk: rays rendered at a time."""
-    rays = camera.rays(height, width).flatten()
+    """Pictures from all cameras, [b, height, width, ..], without gradients.
+
+    chunk: rays rendered at a time. background: a colour [3], or one for each ray, [b * height * width, 3].
+    """
+    rays = cameras.rays(height, width).flatten()
 
     def behind(part: slice) -> Tensor | None:
         return background if background is None or background.ndim == 1 else background[part]
@@ -194,7 +197,13 @@ def render_image(
             scene, Rays(rays.origins[part], rays.directions[part]), time, occupancy=occupancy,
             samples_per_ray=samples_per_ray, background=behind(part),
         )
-        for part in (slice(first, first + chunk) for first in range(0, height * width, chunk))
+        for part in (slice(first, first + chunk) for first in range(0, len(rays.origins), chunk))
     ]
     joined = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Render)}
-    return Render(**{name: value.unflatten(0, (height, width)) for name, value in joined.items()})
+    return Render(**{name: value.unflatten(0, (-1, height, width)) for name, value in joined.items()})
+
+
+def render_image(scene: Scene, camera: Cameras, height: int, width: int, time: float = 0.0, **options: Any) -> Render:
+    """A picture, [height, width, ..], from a single camera; options as those of `render_images`."""
+    pictures = render_images(scene, camera, height, width, time, **options)
+    return Render(**{field.name: getattr(pictures, field.name)[0] for field in fields(Render)})

@@ -72,7 +72,7 @@ class _Shape:
     def __init__(self, batch: int, channels: int, places: int, groups: int, strides: tuple[int, int, int]):
         self.batch, self.channels, self.strides = batch, channels, strides
         blocks = triton.cdiv(places, PLACES)
-        rows = triton.cdiv(blocks, SPLITS) * PLACES  # places of a program
+        rows = max(1, triton.cdiv(blocks, SPLITS)) * PLACES  # places of a program
         self.splits = triton.cdiv(places, rows)
         self.sizes = channels, places, rows
         self.grid = batch * self.splits, triton.cdiv(channels, CHANNELS)
@@ -149,7 +149,7 @@ def _statistics(
         inside = (split < splits)[:, None] & (channel < width)[None, :]
         place = (item * splits + split).to(tl.int64)[:, None] * channels + group * width + channel[None, :]
         total += tl.sum(tl.load(sums + place, mask=inside, other=0.0))
-    count = places.to(tl.float32) * width
+    count = places * (width * 1.0)
     middle = total / count
     square = 0.0
     for start in range(0, splits, SPLITS):
@@ -180,7 +180,7 @@ def _means(
         place = (item * splits + split).to(tl.int64)[:, None] * channels + group * width + channel[None, :]
         total += tl.sum(tl.load(sums + place, mask=inside, other=0.0))
         product += tl.sum(tl.load(products + place, mask=inside, other=0.0))
-    count = places.to(tl.float32) * width
+    count = places * (width * 1.0)
     tl.store(mean + item * groups + group, total / count)
     tl.store(mean_product + item * groups + group, product / count)
 
