@@ -3,10 +3,10 @@
 The limit of a case is its floating-point operations, counted by torch on an eager call, at the speed of a measured
 product of fp16 matrices. A mode is a dtype, fp16 or bf16, and what is done to the network, joined by +:
 
-- `channels_last`: convolutions get their memory format.
-- `norms`: the autoencoder's GroupNorm + SiLU by `ops.groupnorm`.
-- `compiled`: torch.compile of the repeated blocks, each kind once a shape; `warm_s` has the time of the first call.
+- `fused`: the quick ways of `priors.fused`, which `dream4d` takes on a GPU; without them it is as diffusers made it.
 - `graph`: launched as one CUDA graph.
+
+`warm_s` is the time of the first call.
 """
 
 from __future__ import annotations
@@ -30,16 +30,14 @@ from report import RESULTS, print_table, provenance
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dream4d.priors import tuning
+from dream4d.priors.fused import fuse
 from dream4d.priors.graphs import Graphed
 from dream4d.priors.parts import Autoencoder
 
 WARM_UP = 2
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-UNET_MODES = ("fp16", "bf16", "fp16+channels_last", "bf16+compiled", "bf16+channels_last+compiled", "fp16+graph",
-              "bf16+compiled+graph")  # fmt: skip
-VAE_MODES = ("fp16", "bf16", "fp16+channels_last", "fp16+norms", "fp16+channels_last+norms", "bf16+channels_last+norms",
-             "bf16+channels_last+compiled", "bf16+channels_last+norms+compiled")  # fmt: skip
+UNET_MODES = ("fp16", "fp16+fused", "bf16+fused", "fp16+fused+graph")
+VAE_MODES = ("fp16", "fp16+fused", "bf16+fused")
 
 # Measured before on an H200: ms of the official design (fp16, eager) and of its fastest form.
 PEER = {
@@ -65,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--tiny", action="store_true", help="a dry run with networks of a few thousand weights")
     parser.add_argument("--profile", action="store_true", help="also print the kernels that take most of the time")
-    parser.add_argument("--backend", help="of torch.compile; by default inductor, eager if --tiny")
     parser.add_argument("--out", type=Path, help="by default results/guidance-DEVICE.json")
     options = parser.parse_args(argv)
     device = torch.device(options.device)
@@ -73,12 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [name for name in known if any(fnmatchcase(name, pattern) for pattern in options.cases)]
     if not chosen:
         parser.error(f"no such case; known: {', '.join(known)}")
-    backend = options.backend or ("eager" if options.tiny else "inductor")
     out = options.out or RESULTS / f"guidance-{device.type}.json"
     peak = measure_ceilings(device)[1]
     rows: list[dict[str, Any]] = []
     for name in chosen:
-        for row in measure(name, known[name], device, backend, peak, options):
+        for row in measure(name, known[name], device, peak, options):
             rows.append(row)
             print("  ".join(cells(row)), flush=True)
             out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -113,7 +109,7 @@ def cases() -> dict[str, Case]:
 
 
 def measure(
-    name: str, case: Case, device: torch.device, backend: str, peak: float, options: argparse.Namespace
+    name: str, case: Case, device: torch.device, peak: float, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """A row for each mode; a mode that fails stops no other. peak: operations a second."""
     operations, tiny = 0, options.tiny
@@ -127,12 +123,15 @@ def measure(
             dtype_name, *tricks = mode.split("+")
             torch.manual_seed(0)
             network = case.build(device, DTYPES[dtype_name], tiny=tiny)
-            call = case.call(network, device, DTYPES[dtype_name], tiny, "graph" in tricks)
             if not operations:
                 with FlopCounterMode(display=False) as counter:
-                    call()
+                    case.call(network, device, DTYPES[dtype_name], tiny, False)()
                 operations = counter.get_total_flops()
-            prepare(network, tricks, backend)
+            call = case.call(network, device, DTYPES[dtype_name], tiny, "graph" in tricks)
+            if unknown := set(tricks) - {"fused", "graph"}:
+                raise ValueError(f"unknown in a mode: {unknown}; known: fused, graph")
+            if "fused" in tricks:
+                fuse(network)
             start = time.perf_counter()
             timed(call, device, 1)
             row["warm_s"] = round(time.perf_counter() - start, 2)
@@ -151,24 +150,11 @@ def measure(
             if options.profile:
                 print(f"{name} {mode}")
                 print_kernels(call, device, options.repeats)
-        except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             row["error"] = " ".join(str(error).split())[:300]
             print(f"{name} {mode}: {row['error']}", flush=True)
         network = call = None
-        torch._dynamo.reset()
         yield row
-
-
-def prepare(network: Any, tricks: Sequence[str], backend: str) -> None:
-    known = {"channels_last", "norms", "compiled", "graph"}
-    if unknown := set(tricks) - known:
-        raise ValueError(f"unknown in a mode: {unknown}; known: {known}")
-    if "channels_last" in tricks:
-        tuning.channels_last(network)
-    if "norms" in tricks:
-        tuning.fuse_norms(network)
-    if "compiled" in tricks:
-        tuning.compile_blocks(network, backend=backend)
 
 
 def image_call(

@@ -1,11 +1,16 @@
 """The paper's networks at full size with random weights, from their published configurations; and tiny ones like them.
 
-Speed and memory do not depend on the values of weights.
+Speed and memory do not depend on the values of weights. As a program it writes them as folders that `dream4d generate
+--preset paper` takes: DIR/sd (with tokenizer and text encoder), DIR/mvdream and DIR/zeroscope.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import string
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,3 +108,56 @@ def _parts(unet: Any, vae: Autoencoder, device: torch.device, dtype: torch.dtype
 def _build(kind: Any, config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
     with quiet_libraries(), device:
         return kind(**config).to(dtype).requires_grad_(False).eval()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where they are made")
+    options = parser.parse_args(argv)
+    device, dtype, tiny = torch.device(options.device), torch.float16, options.tiny
+    unets = {
+        "sd": image_unet(device, dtype, tiny=tiny), "zeroscope": video_unet(device, dtype, tiny=tiny),
+        "mvdream": image_unet(device, dtype, tiny=tiny, multiview=True),
+    }  # fmt: skip
+    for name, unet in unets.items():
+        unet.save_pretrained(options.folder / name / "unet")
+        _save_schedule(options.folder / name / "scheduler")
+    autoencoder(device, dtype, tiny=tiny).save_pretrained(options.folder / "sd" / "vae")
+    _save_text(options.folder / "sd", device, dtype, tiny)
+    print(options.folder)
+    return 0
+
+
+def _save_schedule(folder: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    DDIMScheduler(**SCHEDULE, prediction_type="epsilon").save_pretrained(folder)
+
+
+def _save_text(folder: Path, device: torch.device, dtype: torch.dtype, tiny: bool) -> None:
+    """A tokenizer that spells, and a text encoder of Stable Diffusion 2.1's size."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    letters = [*string.ascii_lowercase, *string.digits, ",", ".", "-"]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(
+        folder / "tokenizer", model_max_length=TOKENS, pad_token="<|endoftext|>"
+    )
+    tokenizer.save_pretrained(folder / "tokenizer")
+    layers, heads, feed_forward = (1, 2, 32) if tiny else (23, 16, 4096)
+    config = CLIPTextConfig(
+        vocab_size=len(words) if tiny else 49408, hidden_size=width(tiny), intermediate_size=feed_forward,
+        num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=TOKENS,
+        bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+    )  # fmt: skip
+    with quiet_libraries(), device:
+        CLIPTextModel(config).to(dtype).save_pretrained(folder / "text_encoder")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

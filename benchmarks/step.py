@@ -28,7 +28,7 @@ from dream4d import dynamic, static
 from dream4d.occupancy import OccupancyGrid
 from dream4d.plans import PLANS, Plan, dynamic_need, plan_named, static_need
 from dream4d.presets import PAPER
-from dream4d.priors import tuning
+from dream4d.priors.fused import fuse
 from dream4d.priors.parts import ImagePrior
 from dream4d.priors.text_to_video import TextToVideo
 from dream4d.scene import Scene
@@ -47,7 +47,6 @@ OFFICIAL = {"step_static_64": 231, "step_static_256": 250, "step_dynamic": 957}
 OCCUPANCY = 16
 """Steps between updates of the occupancy grid: so many are timed, or a multiple."""
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-TRICKS = ("channels_last", "norms", "compiled", "compiled_vae", "graph")
 
 Prior = ImagePrior | TextToVideo
 
@@ -70,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=OCCUPANCY, help="timed steps of a case")
     parser.add_argument("--warm-up", type=int, default=3)
     parser.add_argument("--dtype", choices=DTYPES, default="fp16")
-    parser.add_argument("--tricks", nargs="*", choices=TRICKS, default=[], help="see guidance.py")
+    parser.add_argument("--eager", action="store_true", help="networks as diffusers made them, see priors/fused.py")
     parser.add_argument("--images", type=int, help="that the autoencoder takes at a time, in place of the plan's")
     parser.add_argument("--samples", type=int, help="the budget of rendering, in place of the plan's")
+    parser.add_argument("--limit", type=float, metavar="GIB", help="memory that torch may take, as on a smaller GPU")
     parser.add_argument("--parts", action="store_true", help="time the parts of further steps, too")
     parser.add_argument("--tiny", action="store_true", help="a dry run with networks of a few thousand weights")
     parser.add_argument("--out", type=Path, help="by default results/step-DEVICE.json")
@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no such case; known: {', '.join(names)}")
     device = torch.device(options.device)
     out = options.out or RESULTS / f"step-{device.type}.json"
+    if options.limit:
+        torch.cuda.set_per_process_memory_fraction(options.limit * 2**30 / torch.cuda.mem_get_info()[1])
     rows: list[dict[str, Any]] = []
     priors: list[Prior] = []
     kind = ""
@@ -112,25 +114,16 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def load(kind: str, device: torch.device, options: argparse.Namespace) -> list[Prior]:
-    """The priors of a stage, tuned."""
+    """The priors of a stage, as `dream4d` has them on a GPU unless --eager."""
     dtype = DTYPES[options.dtype]
     priors: list[Prior] = (
         [video_prior(device, dtype, options.tiny)] if kind == "dynamic"
         else list(static_priors(device, dtype, options.tiny))
     )  # fmt: skip
-    vaes = {id(prior.parts.autoencoder): prior.parts.autoencoder.vae for prior in priors}.values()
-    unets = [prior.parts.unet for prior in priors]
-    for network in (*vaes, *unets):
-        if "channels_last" in options.tricks:
-            tuning.channels_last(network)
-        if "norms" in options.tricks:
-            tuning.fuse_norms(network)
-    for trick, networks in (("compiled", unets), ("compiled_vae", vaes)):
-        if trick in options.tricks:
-            for network in networks:
-                tuning.compile_blocks(network, backend="eager" if options.tiny else "inductor")
-    for prior in priors:
-        prior.parts.recorded = "graph" in options.tricks
+    if device.type == "cuda" and not options.eager:
+        networks = [network for prior in priors for network in (prior.parts.unet, prior.parts.autoencoder.vae)]
+        for network in {id(network): network for network in networks}.values():
+            fuse(network)
     return priors
 
 
@@ -142,8 +135,9 @@ def measure(name: str, priors: list[Prior], device: torch.device, options: argpa
     about = provenance(str(device))
     row = {
         "case": name, "device": about["device"], "torch": torch.__version__, "commit": about["commit"],
-        "date": about["date"], "dtype": options.dtype, "tricks": options.tricks, "images": plan.images,
-        "samples": plan.samples, "tiny": options.tiny, "official_ms": OFFICIAL[stage],
+        "date": about["date"], "dtype": options.dtype, "eager": options.eager,
+        "images": plan.images, "samples": plan.samples, "tiny": options.tiny, "limit_gib": options.limit,
+        "official_ms": OFFICIAL[stage],
     }  # fmt: skip
     row["goal_ms"], row["goal_gib"] = GOALS.get(name, (None, None))
     gc.collect()
@@ -173,7 +167,7 @@ def measure(name: str, priors: list[Prior], device: torch.device, options: argpa
             with stopwatches(work.state, work.module, str(device)) as parts:
                 take(work.steps, options.steps)
             row["parts_ms"] = {part: round(parts[part] / options.steps, 2) for part in PARTS[:-1]}
-    except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
+    except (RuntimeError, ValueError) as error:
         row["error"] = " ".join(str(error).split())[:300]
         print(f"{name}: {row['error']}", flush=True)
     return row

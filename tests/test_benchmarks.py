@@ -269,7 +269,7 @@ def test_guidance_is_timed_in_every_mode(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(guidance, "measure_ceilings", lambda device: (1e9, 1e9))
     out = tmp_path / "guidance.json"
     arguments = ["--tiny", "--device", "cpu", "--repeats", "1", "--out", str(out)]
-    modes = ["fp32", "fp32+channels_last+norms+compiled", "fp32+graph"]
+    modes = ["fp32", "fp32+fused", "fp32+graph"]
     assert guidance.main([*arguments, "--cases", "*unet", "encode_8x256", "decode*", "--modes", *modes]) == 0
     rows = json.loads(out.read_text())
     assert [row["mode"] for row in rows] == 5 * modes
@@ -284,8 +284,7 @@ def test_steps_are_timed_by_every_plan(tmp_path):
 
     out = tmp_path / "step.json"
     arguments = ["--tiny", "--device", "cpu", "--dtype", "fp32", "--steps", "1", "--warm-up", "1", "--parts"]
-    tricks = ["--tricks", "channels_last", "norms", "graph"]
-    assert step.main([*arguments, *tricks, "--cases", "step_static_64*", "step_dynamic*", "--out", str(out)]) == 0
+    assert step.main([*arguments, "--cases", "step_static_64*", "step_dynamic*", "--out", str(out)]) == 0
     rows = {row["case"]: row for row in json.loads(out.read_text())}
     assert list(rows) == [
         f"step_{stage}{plan}" for stage in ("static_64", "dynamic") for plan in ("", "_balanced", "_lowmem")

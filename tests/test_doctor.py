@@ -19,7 +19,7 @@ def test_the_command_tells_of_everything(capsys, tmp_path):
     assert "needs a GPU" in shown
 
 
-@pytest.mark.parametrize(("free", "paper"), [(140.0, "paper"), (20.0, "balanced"), (12.0, "lowmem"), (3.0, None)])
+@pytest.mark.parametrize(("free", "paper"), [(140.0, "paper"), (12.0, "balanced"), (10.0, "lowmem"), (3.0, None)])
 def test_presets_fit_by_plan(free, paper):
     assert {fit.plan for fit in doctor.fits("builtin", PRESETS["builtin"], free)} == {"paper"}
     static, dynamic = doctor.fits("paper", PRESETS["paper"], free)

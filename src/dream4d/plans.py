@@ -50,7 +50,7 @@ class Plan:
 PLANS = (
     Plan("paper", BUDGET, None, False, "everything at once, the fastest"),
     Plan("balanced", BUDGET, 4, False, "the autoencoder in parts, of which the backward pass runs each again"),
-    Plan("lowmem", 2**20, 1, True, "all in small parts, which the backward pass computes again"),
+    Plan("lowmem", 2**20, 4, True, "all in small parts, which the backward pass computes again"),
 )
 """From the fastest to the smallest."""
 
@@ -63,18 +63,17 @@ def plan_named(name: str) -> Plan:
     raise ValueError(f"there is no memory plan {name!r}; {suggest(name, ['auto', *(plan.name for plan in PLANS)])}")
 
 
-# What a step needs, in bytes. Figures said to be estimates wait for benchmarks/step.py on a GPU.
-ENCODE = 6300
-"""A pixel of an image through the autoencoder's encoder, forward and backward, fp16. Measured: 25.9 GiB for 24 frames
-of 320x576 on an H200."""
-DECODE = 2300
-"""A pixel decoded without gradients, fp16. Measured: 9.5 GiB for the same 24 frames."""
-UNET = 24_000
-"""A latent pixel of one prediction of a UNet without gradients, fp16. Estimate: 1.5 GiB for 16 latents of 64x64."""
+# What a step needs, in bytes; measured on an H100 by benchmarks/guidance.py and step.py.
+ENCODE = 2500
+"""A pixel of an image through the autoencoder's encoder, forward and backward, fp16: 4.8 GiB for 8 of 512x512."""
+DECODE = 1600
+"""A pixel decoded without gradients, fp16: 6.4 GiB for 24 frames of 320x576."""
+UNET = 19_000
+"""A latent pixel of one prediction of a UNet without gradients, fp16: 2.4 GiB for two of 24 frames of 40x72."""
 SAMPLE = {"static": 210, "dynamic": 360}
 """A sample along a ray whose gradients are kept. Measured on an H100: 2.5 GiB for 12 million of the static stage, 2.6
 for 7.3 million of the dynamic one."""
-PLACE, LOOK = 16, 150
+PLACE, LOOK = 16, 100
 """A sample of which only its place is kept, and the same while all are looked at without gradients. Estimates."""
 SHARE = {"static": 0.09, "dynamic": 0.052}
 """Of the samples along all rays, those in occupied cells. Measured for a soft blob."""
@@ -119,16 +118,16 @@ def _need(
     pixels = [height * width for height, width in dict.fromkeys(sizes)]
     largest = max(pixels, default=0)
     again = samples > plan.samples
-    kept = samples * (PLACE if again else sample)
+    kept: float = samples * (PLACE if again else sample)
+    # Graphs hold what happens in them: those of UNets, and those of an autoencoder's parts, which share their memory.
+    # Where it has none, activations wait for the backward pass.
+    kept += images * sum(height * width for height, width in sizes) / downsampling**2 * UNET * (1 if plan.split else 2)
+    kept += at_once * (sum(pixels) if plan.images is None else largest) * ENCODE
+    decoding = min(decoded, at_once) * largest * DECODE
     one_after_the_other = [
-        images * largest / downsampling**2 * UNET * (1 if plan.split else 2), min(decoded, at_once) * largest * DECODE,
-        samples * LOOK if again else 0, plan.samples * sample if again else 0,
+        decoding if plan.images is None else 0, samples * LOOK if again else 0, plan.samples * sample if again else 0,
     ]
-    if plan.images is None:  # the encoder's activations wait while the others run
-        kept += images * sum(pixels) * ENCODE
-    else:
-        one_after_the_other.append(at_once * largest * ENCODE)
-    return SCENE + kept + max(one_after_the_other)
+    return SCENE + kept + (0 if plan.images is None else decoding) + max(one_after_the_other)
 
 
 def choose(needs: Callable[[Plan], float], free: float) -> Plan:
@@ -197,12 +196,15 @@ def with_plans(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error of torch or of a library below it says."""
+    """Whether that is what an error of torch or of a library below it says, or one on whose account it was raised: a
+    graph that cannot be finished says no more than that."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("CUDA error: out of memory", "ALLOC_FAILED", "CUDA out of memory")
-    )
+    said = ("CUDA error: out of memory", "ALLOC_FAILED", "CUDA out of memory")
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in said):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and out_of_memory(before)
 
 
 @contextmanager

@@ -30,7 +30,6 @@ from dream4d.priors.mvdream import MVDream
 from dream4d.priors.parts import ImagePrior, Shared
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
-from dream4d.priors.tuning import tune
 from dream4d.progress import track
 from dream4d.run import Run, read_config
 from dream4d.scene import Scene
@@ -159,7 +158,6 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
         image, multiview = _image_prior(settings, device, shared), _multiview_prior(settings, device, shared)
         priors = [prior for prior in (image, multiview) if prior is not None]
         _encode_prompts(priors, prompt, settings)
-    _tune(priors, settings)
 
     def need(plan: Plan) -> float:
         sizes = [prior.resolution for prior in priors]
@@ -195,7 +193,6 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
     with fitting("loading the video model"):
         video = _video_prior(settings, device)
         _encode_prompts([video], prompt, settings)
-    _tune([video], settings)
 
     def need(plan: Plan) -> float:
         return dynamic_need(
@@ -232,12 +229,6 @@ def _encode_prompts(priors: Iterable[ImagePrior | TextToVideo], prompt: str, set
     encoders = {id(prior.parts.text): prior.parts.text for prior in priors if prior.parts.text is not None}
     for encoder in encoders.values():
         encoder.prepare(prompts)
-
-
-def _tune(priors: Sequence[ImagePrior | TextToVideo], settings: Preset) -> None:
-    if settings.priors.tuned:
-        parts = [prior.parts for prior in priors]
-        tune([*(part.unet for part in parts), *(part.autoencoder.vae for part in parts)])
 
 
 def _apply(plan: Plan, settings: Preset, priors: Iterable[Frugal]) -> None:

@@ -80,8 +80,6 @@ class PriorSettings:
     """Of the models: fp16, bf16, fp32, or what suits the device, fp16 on a GPU."""
     chunk: int | None = None
     """Images that the autoencoder takes at a time, to save memory; as the memory plan says if None."""
-    tuned: bool = False
-    """Compile the models' blocks and fuse their norms on a GPU: minutes at the start, then faster steps."""
 
 
 @dataclass(frozen=True)

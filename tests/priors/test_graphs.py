@@ -30,12 +30,23 @@ def record_cpu(function, inputs, pool):
 @pytest.fixture(autouse=True)
 def recordings(monkeypatch):
     """Shapes in the order of their capture, on any device. The graphs of a function must share their memory."""
-    captured, pools = [], weakref.WeakKeyDictionary()
+    captured, pools, forgotten = [], weakref.WeakKeyDictionary(), weakref.WeakSet()
+    clear = graphs._Recordings.clear
+
+    def forget(self):
+        clear(self)
+        if self._function in pools:
+            forgotten.add(self._function)
+
+    monkeypatch.setattr(graphs._Recordings, "clear", forget)
 
     def spy(record):
         def call(function, inputs, pool):
             captured.append([None if value is None else tuple(value.shape) for value in inputs])
             recording = record(function, inputs, pool)
+            if function in forgotten:
+                del pools[function]
+                forgotten.discard(function)
             assert recording.pool == pools.setdefault(function, recording.pool)
             return recording
 
@@ -124,13 +135,28 @@ def test_where_nothing_records_the_function_is_called_as_it_is(monkeypatch):
     assert torch.equal(x.grad, torch.full((3,), 2.0))
 
 
-def test_large_and_trainable_networks_are_left_alone(monkeypatch):
+def test_a_network_that_is_trained_is_left_alone():
     network = torch.nn.Linear(3, 3)
     assert graphed(network, network) is network
     network.requires_grad_(False)
     assert isinstance(graphed(network, network), Graphed)
-    monkeypatch.setattr(graphs, "PARAMETERS", 12)
-    assert graphed(network, network) is network
+
+
+def test_a_large_autoencoder_is_recorded_in_parts_only(folders, recordings, monkeypatch):
+    """As a whole it would hold on to the memory of all activations."""
+    monkeypatch.setattr(Autoencoder, "SMALL", 0)
+    coder = load(folders, "image").parts.autoencoder
+    images = numbers(4, 16, 16, 3).requires_grad_()
+    gradients, latents = [], []
+    for chunk, count in ((None, 0), (2, 3), (1, 6)):
+        coder.limit(chunk)
+        latents.append(coder.encode(images))
+        gradients.append(torch.autograd.grad(latents[-1].square().sum(), images)[0])
+        coder.decode(latents[-1].detach())
+        assert len(recordings) == count, "one forward, one backward, one decoding for each size of a part"
+    for one, whole in ((latents, latents[0]), (gradients, gradients[0])):
+        for value in one:
+            torch.testing.assert_close(value, whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

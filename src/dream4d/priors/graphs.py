@@ -1,4 +1,4 @@
-"""CUDA graphs of small frozen networks: launching their hundreds of kernels one by one takes a GPU's host longer than
+"""CUDA graphs of frozen networks: launching their hundreds of kernels one by one takes a GPU's host longer than
 running them takes the GPU, and a graph launches all at once.
 
 A function is captured once for every shape and dtype of its inputs, then replayed on copies of them.
@@ -17,10 +17,6 @@ from torch.autograd.function import once_differentiable
 
 Function = Callable[..., Tensor]
 
-PARAMETERS = 50_000_000
-"""Networks of so many parameters or more are not captured. Stable Diffusion's autoencoder has 84 million: at its sizes
-kernels run longer than their launch takes, and graphs would hold on to the memory of all activations."""
-
 GRAPHS = 8
 """Graphs that a function keeps, of the shapes that it was called with last."""
 
@@ -30,10 +26,8 @@ WARM_UP = 3
 
 
 def graphed(function: Function, network: nn.Module) -> Function:
-    """`function` as `Graphed` if the `network` that it runs is small and frozen, else as it is."""
-    parameters = list(network.parameters())
-    small = sum(p.numel() for p in parameters) < PARAMETERS
-    return Graphed(function) if small and not any(p.requires_grad for p in parameters) else function
+    """`function` as `Graphed` if the `network` that it runs is frozen, else as it is."""
+    return function if any(p.requires_grad for p in network.parameters()) else Graphed(function)
 
 
 class Graphed:
@@ -45,7 +39,7 @@ class Graphed:
 
     The result is the caller's own. The backward pass runs the function again from its inputs: no activation has to
     survive from one replay to the next, so calls and backward passes may follow each other in any order. They must not
-    run at the same time, on several streams.
+    run at the same time, on several streams. Graphs hold the memory of what happens in them until `forget`.
     """
 
     def __init__(self, function: Function):
@@ -56,12 +50,18 @@ class Graphed:
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         first = inputs[0]
         assert first is not None
-        if first.device.type not in RECORDERS:
+        if not can_record(first):
             return self._function(*inputs)
         if torch.is_grad_enabled() and first.requires_grad:
             result: Tensor = _Recomputed.apply(self._forward, self._backward, *inputs)  # type: ignore[no-untyped-call]
             return result
         return self._forward.of(*inputs)(*inputs)
+
+
+    def forget(self) -> None:
+        """Let go of all graphs and their memory."""
+        self._forward.clear()
+        self._backward.clear()
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ RECORDERS: dict[str, Callable[[Function, Sequence[Tensor | None], Any], Recordin
 """How calls are recorded, by type of device."""
 
 
+def can_record(tensor: Tensor) -> bool:
+    """Whether calls are recorded where the tensor is."""
+    return tensor.device.type in RECORDERS
+
+
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """One for all captures: libraries keep a workspace for every stream, and memory pools keep blocks for each."""
@@ -118,6 +123,9 @@ class _Recordings:
     def __init__(self, function: Function):
         self._function = function
         self._latest: dict[tuple[Any, ...], Recording] = {}
+
+    def clear(self) -> None:
+        self._latest.clear()
 
     @torch.no_grad()
     def of(self, *inputs: Tensor | None) -> Recording:

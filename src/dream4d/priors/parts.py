@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dream4d.priors.graphs import Function, Graphed, graphed
+from dream4d.priors.graphs import Function, Graphed, can_record, graphed
 from dream4d.priors.onednn import quicken
 from dream4d.priors.weights import load_module, read_json
 
@@ -71,27 +71,45 @@ class Autoencoder:
     of one chunk at a time are kept for the gradient.
     """
 
+    SMALL = 50_000_000
+    """Parameters below which all is done as CUDA graphs, whose backward pass is a second forward pass, too. Stable
+    Diffusion's has 84 million: at its sizes, kernels of many images run longer than their launch takes."""
+
     def __init__(self, vae: Any, chunk: int | None = None):
         self.vae = vae
         self.chunk = chunk
         self.downsampling = 2 ** (len(vae.config.block_out_channels) - 1)
-        self._encode = graphed(partial(_encode, vae), vae)
-        self._decode = graphed(partial(_decode, vae), vae)
+        self._small = sum(parameter.numel() for parameter in vae.parameters()) < self.SMALL
+        self._encode, self._decode = (graphed(partial(function, vae), vae) for function in (_encode, _decode))
 
     def encode(self, images: Tensor) -> Tensor:
         """The mean of the encoder's Gaussian: no noise beside the diffusion's own."""
-        if self.chunk is None or len(images) <= self.chunk:
+        whole = self.chunk is None or len(images) <= self.chunk
+        if whole:
+            return self._encode(images) if self._small else _encode(self.vae, images)
+        return torch.cat([self._encode_part(part) for part in torch.split(images, self.chunk or len(images))])
+
+    def _encode_part(self, images: Tensor) -> Tensor:
+        if can_record(images):
             return self._encode(images)
         from torch.utils.checkpoint import checkpoint
 
-        return torch.cat([
-            checkpoint(_encode, self.vae, part, use_reentrant=False, preserve_rng_state=False)
-            for part in torch.split(images, self.chunk)
-        ])
+        part: Tensor = checkpoint(_encode, self.vae, images, use_reentrant=False, preserve_rng_state=False)
+        return part
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
+        if self.chunk is None and not self._small:
+            return _decode(self.vae, latents)
         return torch.cat([self._decode(part) for part in torch.split(latents, self.chunk or len(latents))])
+
+    def limit(self, images: int | None) -> None:
+        """Sets `chunk`, and gives back what graphs of another one hold."""
+        if images != self.chunk:
+            self.chunk = images
+            for function in (self._encode, self._decode):
+                if isinstance(function, Graphed):
+                    function.forget()
 
 
 def _encode(vae: Any, images: Tensor) -> Tensor:
@@ -119,7 +137,6 @@ class Parts:
     """The frozen parts of a latent diffusion model, on one device and in one dtype (alpha_bar: [timesteps], fp32).
 
     split: guidance's two predictions come from two calls of the UNet, whose activations take half the memory then.
-    recorded: they are CUDA graphs whatever the UNet's size, see `graphs.PARAMETERS`; set before the first call.
     """
 
     unet: Any
@@ -128,7 +145,6 @@ class Parts:
     prediction_type: str
     text: TextEncoder | None
     split: bool = False
-    recorded: bool = False
 
     def condition(self, prompts: Sequence[str], negative: str, camera: Tensor | None = None) -> Condition:
         assert self.text is not None, "loaded with text=False"
@@ -154,19 +170,21 @@ class Parts:
         return unconditional, conditional
 
     def limit(self, *, images: int | None, split: bool) -> None:
-        """How much is computed at a time, to save memory: `Autoencoder.chunk`, and `split`. May change at any time."""
-        self.autoencoder.chunk, self.split = images, split
+        """How much is computed at a time, to save memory: `Autoencoder.chunk`, and `split`. May change at any time:
+        graphs of what was before give their memory back."""
+        self.autoencoder.limit(images)
+        if split != self.split:
+            self.split = split
+            for name in ("_predict", "_predict_both"):  # with their graphs
+                self.__dict__.pop(name, None)
 
     @cached_property
     def _predict(self) -> Function:
-        return self._graphed(partial(_predict, self.unet, self._v_alpha_bar))
+        return graphed(partial(_predict, self.unet, self._v_alpha_bar), self.unet)
 
     @cached_property
     def _predict_both(self) -> Function:
-        return self._graphed(partial(_predict_both, self.unet, self._v_alpha_bar))
-
-    def _graphed(self, function: Function) -> Function:
-        return Graphed(function) if self.recorded else graphed(function, self.unet)
+        return graphed(partial(_predict_both, self.unet, self._v_alpha_bar), self.unet)
 
     @property
     def _v_alpha_bar(self) -> Tensor | None:
@@ -293,13 +311,11 @@ def _load_parts(
         raise ValueError(f"{folder}: this is not {kind}: unet/config.json says {network_class}, not {unet}")
     noise = read_json(find_part(folders, "scheduler", "scheduler_config.json") / "scheduler_config.json")
     alpha_bar, prediction = cumulative_alphas(noise).to(device), prediction_type(noise)
-    network = load_module(getattr(diffusers, unet), unet_folder, device, dtype)
-    if network.device.type == "cpu" and dtype == torch.float32:
-        quicken(network)
+    network = _quick(load_module(getattr(diffusers, unet), unet_folder, device, dtype))
     vae_folder = find_part(folders, "vae", "config.json")
     autoencoder = _load_once(
         shared, (vae_folder.resolve(), chunk, torch.device(device), dtype),
-        lambda: Autoencoder(load_module(diffusers.AutoencoderKL, vae_folder, device, dtype), chunk),
+        lambda: Autoencoder(_quick(load_module(diffusers.AutoencoderKL, vae_folder, device, dtype)), chunk),
     )
     channels, width = network.config.in_channels, autoencoder.vae.config.latent_channels
     if channels != latents * width:
@@ -321,6 +337,17 @@ def _load_parts(
         width = network.config.cross_attention_dim
         _expect_equal(unet_folder, "cross_attention_dim", width, "the text encoder's", encoder.model.config.hidden_size)
     return Parts(network, autoencoder, alpha_bar, prediction, encoder)
+
+
+def _quick(network: Any) -> Any:
+    """The network, with the quick ways that its device has."""
+    if network.device.type == "cpu" and network.dtype == torch.float32:
+        quicken(network)
+    elif network.device.type == "cuda":
+        from dream4d.priors.fused import fuse
+
+        fuse(network)
+    return network
 
 
 def cumulative_alphas(config: dict[str, Any]) -> Tensor:
