@@ -124,9 +124,10 @@ def measure(
             torch.manual_seed(0)
             network = case.build(device, DTYPES[dtype_name], tiny=tiny)
             if not operations:
+                eager = case.call(network, device, DTYPES[dtype_name], tiny, False)
                 with FlopCounterMode(display=False) as counter:
-                    case.call(network, device, DTYPES[dtype_name], tiny, False)()
-                operations = counter.get_total_flops()
+                    eager()
+                operations, eager = counter.get_total_flops(), None
             call = case.call(network, device, DTYPES[dtype_name], tiny, "graph" in tricks)
             if unknown := set(tricks) - {"fused", "graph"}:
                 raise ValueError(f"unknown in a mode: {unknown}; known: fused, graph")

@@ -144,8 +144,8 @@ def test_needs_fall_from_plan_to_plan_and_meet_the_goals():
     for needs in (static, dynamic):
         assert needs == sorted(needs, reverse=True)
     weights = plans.WEIGHTS
-    assert static[-1] + sum(weights[name] for name in ("image", "multiview", "autoencoder")) < 8.05
-    assert dynamic[-1] + sum(weights[name] for name in ("video", "autoencoder")) < 10
+    assert static[-1] + sum(weights[name] for name in ("image", "multiview", "text", "autoencoder")) < 8
+    assert dynamic[-1] + sum(weights[name] for name in ("video", "text", "autoencoder")) < 10
 
 
 def test_a_plan_limits_priors():

@@ -119,15 +119,16 @@ def _need(
     largest = max(pixels, default=0)
     again = samples > plan.samples
     kept: float = samples * (PLACE if again else sample)
-    # Graphs hold what happens in them: those of UNets, and those of an autoencoder's parts, which share their memory.
-    # Where it has none, activations wait for the backward pass.
+    # the UNets' graphs hold what happens in them
     kept += images * sum(height * width for height, width in sizes) / downsampling**2 * UNET * (1 if plan.split else 2)
-    kept += at_once * (sum(pixels) if plan.images is None else largest) * ENCODE
-    decoding = min(decoded, at_once) * largest * DECODE
     one_after_the_other = [
-        decoding if plan.images is None else 0, samples * LOOK if again else 0, plan.samples * sample if again else 0,
+        min(decoded, at_once) * largest * DECODE, samples * LOOK if again else 0, plan.samples * sample if again else 0,
     ]
-    return SCENE + kept + (0 if plan.images is None else decoding) + max(one_after_the_other)
+    if plan.images is None:  # the encoder's activations wait while the others run
+        kept += images * sum(pixels) * ENCODE
+    else:
+        one_after_the_other.append(at_once * largest * ENCODE)
+    return SCENE + kept + max(one_after_the_other)
 
 
 def choose(needs: Callable[[Plan], float], free: float) -> Plan:

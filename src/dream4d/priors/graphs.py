@@ -39,7 +39,7 @@ class Graphed:
 
     The result is the caller's own. The backward pass runs the function again from its inputs: no activation has to
     survive from one replay to the next, so calls and backward passes may follow each other in any order. They must not
-    run at the same time, on several streams. Graphs hold the memory of what happens in them until `forget`.
+    run at the same time, on several streams. Graphs hold the memory of what happens in them as long as they live.
     """
 
     def __init__(self, function: Function):
@@ -50,18 +50,12 @@ class Graphed:
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         first = inputs[0]
         assert first is not None
-        if not can_record(first):
+        if first.device.type not in RECORDERS:
             return self._function(*inputs)
         if torch.is_grad_enabled() and first.requires_grad:
             result: Tensor = _Recomputed.apply(self._forward, self._backward, *inputs)  # type: ignore[no-untyped-call]
             return result
         return self._forward.of(*inputs)(*inputs)
-
-
-    def forget(self) -> None:
-        """Let go of all graphs and their memory."""
-        self._forward.clear()
-        self._backward.clear()
 
 
 @dataclass(frozen=True)
@@ -103,11 +97,6 @@ RECORDERS: dict[str, Callable[[Function, Sequence[Tensor | None], Any], Recordin
 """How calls are recorded, by type of device."""
 
 
-def can_record(tensor: Tensor) -> bool:
-    """Whether calls are recorded where the tensor is."""
-    return tensor.device.type in RECORDERS
-
-
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """One for all captures: libraries keep a workspace for every stream, and memory pools keep blocks for each."""
@@ -123,9 +112,6 @@ class _Recordings:
     def __init__(self, function: Function):
         self._function = function
         self._latest: dict[tuple[Any, ...], Recording] = {}
-
-    def clear(self) -> None:
-        self._latest.clear()
 
     @torch.no_grad()
     def of(self, *inputs: Tensor | None) -> Recording:

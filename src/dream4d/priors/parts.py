@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dream4d.priors.graphs import Function, Graphed, can_record, graphed
+from dream4d.priors.graphs import Function, graphed
 from dream4d.priors.onednn import quicken
 from dream4d.priors.weights import load_module, read_json
 
@@ -73,43 +73,31 @@ class Autoencoder:
 
     SMALL = 50_000_000
     """Parameters below which all is done as CUDA graphs, whose backward pass is a second forward pass, too. Stable
-    Diffusion's has 84 million: at its sizes, kernels of many images run longer than their launch takes."""
+    Diffusion's has 84 million: at its sizes kernels run longer than their launch takes, and graphs would hold on to the
+    memory of all activations."""
 
     def __init__(self, vae: Any, chunk: int | None = None):
         self.vae = vae
         self.chunk = chunk
         self.downsampling = 2 ** (len(vae.config.block_out_channels) - 1)
-        self._small = sum(parameter.numel() for parameter in vae.parameters()) < self.SMALL
-        self._encode, self._decode = (graphed(partial(function, vae), vae) for function in (_encode, _decode))
+        small = sum(parameter.numel() for parameter in vae.parameters()) < self.SMALL
+        self._encode: Function = graphed(partial(_encode, vae), vae) if small else partial(_encode, vae)
+        self._decode: Function = graphed(partial(_decode, vae), vae) if small else partial(_decode, vae)
 
     def encode(self, images: Tensor) -> Tensor:
         """The mean of the encoder's Gaussian: no noise beside the diffusion's own."""
-        whole = self.chunk is None or len(images) <= self.chunk
-        if whole:
-            return self._encode(images) if self._small else _encode(self.vae, images)
-        return torch.cat([self._encode_part(part) for part in torch.split(images, self.chunk or len(images))])
-
-    def _encode_part(self, images: Tensor) -> Tensor:
-        if can_record(images):
+        if self.chunk is None or len(images) <= self.chunk:
             return self._encode(images)
         from torch.utils.checkpoint import checkpoint
 
-        part: Tensor = checkpoint(_encode, self.vae, images, use_reentrant=False, preserve_rng_state=False)
-        return part
+        return torch.cat([
+            checkpoint(_encode, self.vae, part, use_reentrant=False, preserve_rng_state=False)
+            for part in torch.split(images, self.chunk)
+        ])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        if self.chunk is None and not self._small:
-            return _decode(self.vae, latents)
         return torch.cat([self._decode(part) for part in torch.split(latents, self.chunk or len(latents))])
-
-    def limit(self, images: int | None) -> None:
-        """Sets `chunk`, and gives back what graphs of another one hold."""
-        if images != self.chunk:
-            self.chunk = images
-            for function in (self._encode, self._decode):
-                if isinstance(function, Graphed):
-                    function.forget()
 
 
 def _encode(vae: Any, images: Tensor) -> Tensor:
@@ -172,7 +160,7 @@ class Parts:
     def limit(self, *, images: int | None, split: bool) -> None:
         """How much is computed at a time, to save memory: `Autoencoder.chunk`, and `split`. May change at any time:
         graphs of what was before give their memory back."""
-        self.autoencoder.limit(images)
+        self.autoencoder.chunk = images
         if split != self.split:
             self.split = split
             for name in ("_predict", "_predict_both"):  # with their graphs
