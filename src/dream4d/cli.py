@@ -123,8 +123,9 @@ class Doctor:
 class Study:
     """Let people compare the videos of several variants, as in the paper's study, or tell how they voted."""
 
-    action: tyro.conf.Positional[Literal["serve", "results"]] = _UNSET
-    """`serve` asks people in their browsers until Ctrl-C; `results` prints Table 1 of the paper from their votes."""
+    action: tyro.conf.Positional[Literal["serve", "results", "forget"]] = _UNSET
+    """`serve` asks people in their browsers until Ctrl-C; `results` prints Table 1 of the paper from their votes;
+    `forget` deletes one person's."""
     folder: tyro.conf.Positional[Path] = _UNSET
     """Has a folder for each variant, with its finished runs in it."""
     votes: Path | None = None
@@ -150,6 +151,8 @@ class Study:
     """results: print table, people and votes as JSON."""
     csv: bool = False
     """results: print every vote as a line of CSV."""
+    rater: str = ""
+    """forget: the code of whose votes to delete."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -230,8 +233,11 @@ def doctor(command: Doctor) -> None:
 
 def study(command: Study) -> None:
     from dream4d.evaluate.study import design, results, server
+    from dream4d.evaluate.study.votes import Votes
 
     votes = command.votes or command.folder / "votes.db"
+    if command.action == "forget":
+        return print(f"deleted {Votes(votes).forget(command.rater)} votes of {command.rater}")
     if command.action == "results":
         if command.json and command.csv:
             raise ValueError("--json and --csv are both given: choose one")

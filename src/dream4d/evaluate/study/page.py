@@ -17,8 +17,9 @@ def welcome(questions: int) -> str:
 <p>You will see short videos that computer programs made from a sentence. Each time, choose the one that answers the
 question best. There are <b>{questions} questions</b>; they take about {minutes} minute{"s" * (minutes > 1)}.</p>
 <ul>
-<li>There are no right opinions: choose what you see. A few questions have a plain answer and check attention.</li>
+<li>It is your own impression that counts. A few questions have a plain answer; they check attention.</li>
 <li>You may close this page and come back on this device; it goes on where you left off.</li>
+<li>Videos are larger on a phone that is held sideways.</li>
 <li>Stored are your choices and their times under a random code, in one cookie and on this server. Your name, your
 address and your device are not.</li>
 <li>Taking part is voluntary, and you may stop at any time.</li>
@@ -67,7 +68,7 @@ def thanks(rater: str) -> str:
 <h1>Thank you!</h1>
 <p>All your answers are stored; you can close this page.</p>
 <p>Should you want them deleted, name this code to whoever invited you: <code>{escape(rater)}</code></p>
-<form method="post" action="/start"><button>Someone else votes on this device</button></form>
+<form method="post" action="/start"><button>Next person on this device</button></form>
 </main>""")
 
 

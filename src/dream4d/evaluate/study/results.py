@@ -42,16 +42,16 @@ class Answers:
 @dataclass(frozen=True)
 class Rater:
     """asked, answered: trials, attention checks among them. checks, missed: attention checks answered, and wrongly.
-    agreement: share of others' votes on the same cases that are the same; None where there are none. counted: whether
-    the votes are in the table."""
+    counted: whether the votes are in the table. agreement: share of the counted votes of others on the same cases that
+    are the same; None where there are none."""
 
     rater: str
     asked: int
     answered: int
     checks: int
     missed: int
-    agreement: float | None
     counted: bool
+    agreement: float | None
 
 
 def results(file: str | Path, *, misses: int = 0, form: str = "table") -> str:
@@ -62,14 +62,13 @@ def results(file: str | Path, *, misses: int = 0, form: str = "table") -> str:
 
     Raises ValueError where there is no such file.
     """
-    if not Path(file).is_file():
-        raise ValueError(f"there are no votes in {file}: collect some with `dream4d study serve`")
     votes = Votes(file)
     cast = votes.all()
     if form == "csv":
         return _csv(cast)
     raters = judge_raters(cast, votes.raters(), misses)
-    answers = tally([vote for vote in cast if any(r.counted and r.rater == vote.rater for r in raters)])
+    counted = {rater.rater for rater in raters if rater.counted}
+    answers = tally(vote for vote in cast if vote.rater in counted)
     if form == "json":
         lines = {"table": [asdict(answer) for answer in answers], "raters": [asdict(rater) for rater in raters],
                  "votes": [vote._asdict() for vote in cast]}  # fmt: skip
@@ -101,17 +100,16 @@ def judge_raters(votes: Sequence[Vote], asked: Mapping[str, int], misses: int) -
     own = defaultdict(list)
     for vote in votes:
         own[vote.rater].append(vote)
-    cases = _by_case(vote for vote in votes if vote.passed is None)
+    missed = Counter(vote.rater for vote in votes if vote.passed is False)
+    cases = _by_case(vote for vote in votes if vote.passed is None and missed[vote.rater] <= misses)
     raters = []
     for rater in (name for name in asked if own[name]):
-        checks = [vote for vote in own[rater] if vote.passed is not None]
-        missed = sum(not vote.passed for vote in checks)
+        checks = sum(vote.passed is not None for vote in own[rater])
         same = [vote.choice == other.choice for vote in own[rater] if vote.passed is None
-                for other in cases[_case(vote)] if other.rater != rater]  # fmt: skip
+                for other in cases.get(_case(vote), ()) if other.rater != rater]  # fmt: skip
         agreement = sum(same) / len(same) if same else None
-        raters.append(Rater(
-            rater, asked[rater], len(own[rater]), len(checks), missed, agreement, counted=missed <= misses,
-        ))  # fmt: skip
+        counted = missed[rater] <= misses
+        raters.append(Rater(rater, asked[rater], len(own[rater]), checks, missed[rater], counted, agreement))
     return raters
 
 

@@ -47,7 +47,7 @@ def serve(
 
     Raises ValueError for an address that cannot be used, and for votes on another study.
     """
-    with StudyServer(study, Votes(votes), host, port, names) as server:
+    with StudyServer(study, Votes(votes, create=True), host, port, names) as server:
         for note in study.notes:
             print(f"note: {note}", file=sys.stderr)
         asked = ", ".join(f"{name} ({' / '.join(variants)})" for name, variants in study.comparisons.items())

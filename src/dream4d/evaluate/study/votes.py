@@ -58,13 +58,17 @@ class ConflictError(Exception):
 
 
 class Votes:
-    """The votes of one study in `file`, which is made where it is missing; any number of threads may use one.
+    """The votes of one study in `file`; any number of threads may use one.
 
-    Raises ValueError for a file that is something else or cannot be written.
+    create: make the file where it is missing.
+
+    Raises ValueError for a file that is missing, is something else or cannot be written.
     """
 
-    def __init__(self, file: str | Path):
+    def __init__(self, file: str | Path, *, create: bool = False):
         self.file = Path(file)
+        if not create and not self.file.is_file():
+            raise ValueError(f"there are no votes in {self.file}: collect some with `dream4d study serve`")
         try:
             with self._connect() as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -115,6 +119,15 @@ class Votes:
                 raise ConflictError("This question has not been asked yet.")
             elif there != (place,):
                 raise ConflictError("This question has been answered already; the first answer stands.")
+
+    def forget(self, rater: str) -> int:
+        """Delete a rater and the votes. Returns how many there were. Raises ValueError for an unknown one."""
+        if not self.knows(rater):
+            raise ValueError(f"there is no rater {rater!r}; `dream4d study results` lists who voted")
+        count = self.count(rater)
+        with self._connect() as connection:
+            connection.execute("DELETE FROM raters WHERE rater = ?", (rater,))
+        return count
 
     def all(self) -> list[Vote]:
         """Every vote, by rater and number."""
