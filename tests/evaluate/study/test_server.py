@@ -168,7 +168,7 @@ def test_hostile_fields_store_nothing(server, rater, change, status):
         ({"Content_Length": "1000000000"}, 413),
         ({"Content_Length": "-1"}, 411),
         ({"Content_Length": "many"}, 411),
-        ({"Transfer_Encoding": "chunked"}, 411),
+        ({"Transfer_Encoding": "chunked", "Content_Length": "10"}, 411),
     ],
 )
 def test_hostile_headers_store_nothing(server, rater, headers, status):
@@ -176,10 +176,15 @@ def test_hostile_headers_store_nothing(server, rater, headers, status):
     assert server.votes.all() == []
 
 
-@pytest.mark.parametrize("body", ["key", "key=%ff", "&" * 99, "number=0&number=0", b"\xff\x00", "a=1&" * 9 + "a=1"])
+@pytest.mark.parametrize("body", ["key", "key=%ff", "&" * 99, b"\xff\x00", "a=1&" * 9 + "a=1"])
 def test_broken_forms_are_refused(server, rater, body):
     answer = rater.send("POST", "/vote", body)
     assert 400 <= answer.status < 500
+    assert server.votes.all() == []
+
+
+def test_a_field_twice_is_refused(server, rater):
+    assert rater.send("POST", "/vote", f"{urlencode(rater.form(0))}&place=1").status == 400
     assert server.votes.all() == []
 
 
