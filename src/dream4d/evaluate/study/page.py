@@ -33,7 +33,7 @@ def question(trial: Trial, number: int, of: int, key: str, videos: Sequence[str]
     asked = QUESTIONS[trial.question]
     choices = "".join(f"""
 <label class="choice">
-<video src="{escape(video)}" autoplay loop muted playsinline preload="auto" aria-label="Video {letter}"></video>
+<video src="{escape(video)}" autoplay loop muted playsinline preload="auto" aria-hidden="true"></video>
 <span><input type="radio" name="place" value="{place}" required> Video {letter}</span>
 </label>""" for place, (video, letter) in enumerate(zip(videos, ascii_uppercase, strict=False)))  # fmt: skip
     return _page(f"Question {number + 1} of {of}", f"""
