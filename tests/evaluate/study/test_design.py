@@ -62,6 +62,20 @@ def test_attention_checks_have_one_video_of_the_prompt(runs):
         assert len(trial.videos) == len(PAPER["text"])  # looks like any other
 
 
+def test_attention_checks_take_two_prompts(tmp_path):
+    for variant in ("ours", "no-tv"):
+        add_run(tmp_path, variant, "a pig", seed=0)
+        add_run(tmp_path, variant, "a pig", seed=1)
+    add_run(tmp_path, "ours", "a cat")
+    study = read_study(tmp_path)
+    assert "there is no attention check" in study.notes[-1]
+    assert [trial.right for trial in study.trials("someone")] == [None, None]
+    add_run(tmp_path, "no-tv", "a cat")
+    checks = [trial for trial in read_study(tmp_path).trials("someone") if trial.right is not None]
+    assert {trial.question for trial in checks} == {"text"}
+    assert all({video.case.prompt for video in trial.videos} == {"a pig", "a cat"} for trial in checks)
+
+
 def test_attention_checks_take_the_most_different_prompt(tmp_path):
     for variant in ("ours", "no-2d"):
         for prompt in ("a red cat is waving", "a red cat is jumping", "two green hats"):

@@ -120,9 +120,8 @@ class Study:
 
     def _attention_checks(self, random: Random) -> list[Trial]:
         """The reference's video of a prompt beside its videos of others, those with the fewest words in common."""
-        question = "text" if "text" in self.comparisons else next(iter(self.comparisons))
-        reference, *others = self.comparisons[question]
-        cases = self.cases(question)
+        reference, *others = _checked(self.comparisons)
+        cases = _common(self.files, _checked(self.comparisons))
         trials = []
         for case in _draw(random, cases, self.checks):
             foreign = [other for other in _draw(random, cases, len(cases)) if other.prompt != case.prompt]
@@ -173,7 +172,7 @@ def read_study(
             f"nothing can be compared in {folder}, which has {', '.join(variants)}: name variants that share prompts, "
             "e.g. --compare text=ours,no-2d"
         )
-    if checks and len({video.case.prompt for video in files}) < 2:
+    if checks and len({case.prompt for case in _common(files, _checked(comparisons))}) < 2:
         notes.append("there is no attention check, which takes two prompts")
     return Study(comparisons, files, prompts, checks, tuple(notes))
 
@@ -215,6 +214,11 @@ def _known(name: str, names: Iterable[str], what: str) -> str:
     if name not in names:
         raise ValueError(f"there is no {what} {name!r}; {suggest(name, names)}")
     return name
+
+
+def _checked(comparisons: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The variants among which an attention check hides: those of the text question, or of the first."""
+    return comparisons.get("text") or next(iter(comparisons.values()))
 
 
 def _common(files: Mapping[Video, Path], variants: Iterable[str]) -> list[Case]:
