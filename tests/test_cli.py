@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -139,6 +140,11 @@ def test_unknown_words_are_a_warning(calls, capsys):
         (["render"], "Missing from dream4d render: PATH"),
         (["render", "runs", "--channels", "smell"], "invalid choice 'smell' for argument '--channels'"),
         (["render", "runs", "--size", "0"], "--size is 0, expected a positive number"),
+        (["study", "serve", "absent"], "there are no finished runs in absent"),
+        (["study", "results", "absent"], "there are no votes in absent"),
+        (["study", "results", "absent", "--json", "--csv"], "--json and --csv are both given"),
+        (["study", "server", "absent"], "invalid choice 'server'"),
+        (["study", "serve", "absent", "--prot", "1"], "did you mean --port?"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(calls, capsys, argv, message):
@@ -166,6 +172,36 @@ def test_bad_yaml_is_one_line_and_code_2(calls, capsys, tmp_path, text, message)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_study_serves_and_counts(monkeypatch, capsys, tmp_path):
+    from dream4d.evaluate.study import server
+    from dream4d.evaluate.study.votes import Votes
+
+    served = []
+    monkeypatch.setattr(server, "serve", lambda study, votes, **options: served.append((study, votes, options)))
+    for variant in ("ours", "plain"):
+        for prompt in ("a cat", "a dog"):
+            run = tmp_path / variant / prompt
+            run.mkdir(parents=True)
+            (run / "config.yaml").write_text(f"prompt: {prompt}\n")
+            (run / "video.mp4").write_bytes(b"video")
+    options = ["--compare", "text=ours,plain", "--questions", "text", "--prompts", "1", "--checks", "0", "--port", "9"]
+    assert main(["study", "serve", str(tmp_path), *options]) == 0
+    study, votes, address = served[0]
+    assert study.comparisons == {"text": ("ours", "plain")}
+    assert len(study.trials("someone")) == 1
+    assert votes == tmp_path / "votes.db"
+    assert address == {"host": "127.0.0.1", "port": 9, "names": ()}
+    rater = Votes(votes, create=True).add_rater(1)
+    assert main(["study", "results", str(tmp_path)]) == 0
+    assert "0 raters voted" in capsys.readouterr().out
+    assert main(["study", "results", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"table": [], "raters": [], "votes": []}
+    assert main(["study", "results", str(tmp_path), "--csv"]) == 0
+    assert capsys.readouterr().out.startswith("rater,number,question,prompt")
+    assert main(["study", "forget", str(tmp_path), "--rater", rater]) == 2
+    assert "there is no rater" in capsys.readouterr().err
 
 
 def test_debug_shows_where_an_error_came_from(calls):

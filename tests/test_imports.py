@@ -19,11 +19,12 @@ LAYERS = [
     ("static", "dynamic", "plans"),
     ("toyworld",),
     ("recipes", "doctor", "models"),
+    ("evaluate",),
     ("cli",),
     ("__main__",),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-FILE_TOUCHING = {"run", "priors", "media", "scene", "files", "toyworld"}
+FILE_TOUCHING = {"run", "priors", "media", "scene", "files", "toyworld", "evaluate"}
 LIGHT = ("__init__", "__main__", "cli", "presets", "settings", "notation", "schedules", "run", "files")
 HEAVY = {"torch", "numpy", "diffusers", "transformers", "numba", "av", "PIL", "rich", "safetensors"}
 

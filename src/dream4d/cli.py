@@ -119,6 +119,42 @@ class Doctor:
     """Where runs shall go; its disk is looked at."""
 
 
+@dataclass(frozen=True)
+class Study:
+    """Let people compare the videos of several variants, as in the paper's study, or tell how they voted."""
+
+    action: tyro.conf.Positional[Literal["serve", "results", "forget"]] = _UNSET
+    """`serve` asks people in their browsers until Ctrl-C; `results` prints Table 1 of the paper from their votes;
+    `forget` deletes one person's."""
+    folder: tyro.conf.Positional[Path] = _UNSET
+    """Has a folder for each variant, with its finished runs in it."""
+    votes: Path | None = None
+    """The file of votes; by default votes.db in the folder."""
+    questions: tuple[Literal["text", "motion", "visual"], ...] = ("text", "motion", "visual")
+    """serve: what is asked: text alignment, motion quality, visual quality and 3D consistency."""
+    compare: tuple[str, ...] = ()
+    """serve: what a question compares, such as text=ours,no-2d; by default the paper's comparisons, as far as there are
+    runs. The first variant should be the best one: attention checks are made of its videos."""
+    prompts: int = 10
+    """serve: prompts that each person sees by each question."""
+    checks: int = 3
+    """serve: attention checks among the questions."""
+    host: str = "127.0.0.1"
+    """serve: the address to listen on; 0.0.0.0 also lets other machines and phones of the network in."""
+    port: int = 8000
+    """serve: the port to listen on."""
+    names: tuple[str, ...] = ()
+    """serve: further names of this machine that browsers may use."""
+    misses: int = 0
+    """results: attention checks that a person may miss; the votes of those who miss more are left out."""
+    json: bool = False
+    """results: print table, people and votes as JSON."""
+    csv: bool = False
+    """results: print every vote as a line of CSV."""
+    rater: str = ""
+    """forget: the code of whose votes to delete."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0, 2 for input that cannot be used, 130 when stopped by Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -195,11 +231,31 @@ def doctor(command: Doctor) -> None:
     print(doctor.report(command.device, command.out))
 
 
+def study(command: Study) -> None:
+    from dream4d.evaluate.study import design, results, server
+    from dream4d.evaluate.study.votes import Votes
+
+    votes = command.votes or command.folder / "votes.db"
+    if command.action == "forget":
+        return print(f"deleted {Votes(votes).forget(command.rater)} votes of {command.rater}")
+    if command.action == "results":
+        if command.json and command.csv:
+            raise ValueError("--json and --csv are both given: choose one")
+        form = "json" if command.json else "csv" if command.csv else "table"
+        return print(results.results(votes, misses=command.misses, form=form))
+    study = design.read_study(
+        command.folder, questions=command.questions, compare=command.compare, prompts=command.prompts,
+        checks=command.checks,
+    )
+    return server.serve(study, votes, host=command.host, port=command.port, names=command.names)
+
+
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "generate": (Generate, generate), "static": (Static, static), "animate": (Animate, animate),
     "render": (Render, render), "models": (Models, models),
-    "doctor": (Doctor, doctor),
+    "doctor": (Doctor, doctor), "study": (Study, study),
 }
+_WITHOUT_SETTINGS = (Render, Models, Doctor, Study)
 
 
 def _run(arguments: list[str]) -> None:
@@ -211,7 +267,7 @@ def _run(arguments: list[str]) -> None:
     if name not in _COMMANDS:
         raise ValueError(f"there is no command {name!r}; {suggest(name, _COMMANDS)}")
     kind, function = _COMMANDS[name]
-    default = kind() if kind in (Render, Models, Doctor) else _from_yaml(name, kind, arguments[1:])
+    default = kind() if kind in _WITHOUT_SETTINGS else _from_yaml(name, kind, arguments[1:])
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -275,8 +331,9 @@ def _refuse(unknown: list[str], command: Any) -> None:
 
 
 def _option_names(command: Any) -> list[str]:
-    if isinstance(command, (Render, Models, Doctor)):
-        names = [name for name in type(command).__annotations__ if name not in ("source", "action", "names")]
+    if isinstance(command, _WITHOUT_SETTINGS):
+        positional = {"source", "action", "folder"} if not isinstance(command, Models) else {"action", "names"}
+        names = [name for name in type(command).__annotations__ if name not in positional]
     else:
         own = [name for name in Options.__annotations__ if name != "settings"]
         names = [*own, *flatten(to_mapping(command.options.settings))]
