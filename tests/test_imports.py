@@ -19,6 +19,7 @@ LAYERS = [
     ("static", "dynamic", "plans"),
     ("toyworld",),
     ("recipes", "doctor", "models"),
+    ("evaluate",),
     ("cli",),
     ("__main__",),
 ]

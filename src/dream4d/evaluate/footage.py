@@ -1,0 +1,66 @@
+"""What is measured: a scene, or the toy that it should be, from the same sides at the same times."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from dream4d.cameras import Cameras, orbit
+from dream4d.film import AROUND, DISTANCE, ELEVATION, FOV_Y, THROUGHOUT, Extent, camera_at
+from dream4d.render import Render, render_image
+from dream4d.scene import Scene
+
+Shot = tuple[float, float]
+"""Time, and azimuth in degrees."""
+SIZE, GREY = 64, 0.5
+SAMPLES_PER_RAY = 256
+RING: list[Shot] = [(0.0, 15.0 * i) for i in range(24)]
+STILLS: list[Shot] = list(itertools.product(THROUGHOUT, AROUND))
+CLIP_AZIMUTHS, CLIP_FRAMES = (-60.0, -30.0, 0.0, 30.0, 60.0), 16
+CLIPS: list[Shot] = [(float(t), a) for a in CLIP_AZIMUTHS for t in np.linspace(0, 1, CLIP_FRAMES)]
+
+
+@dataclass(frozen=True)
+class Footage:
+    """ring: once around at time 0, [24, h, w, ..]. stills: eight sides at each of six times, [48, h, w, ..]. clips: the
+    whole time from five sides in front, [5, 16, h, w, ..]."""
+
+    ring: Render
+    stills: Render
+    clips: Render
+
+
+def footage(take: Callable[[Sequence[Shot]], Render]) -> Footage:
+    """take: pictures of shots, [shots, h, w, ..]."""
+    every = take([*RING, *STILLS, *CLIPS])
+    values = [getattr(every, field.name).split([len(RING), len(STILLS), len(CLIPS)]) for field in fields(Render)]
+    ring, stills, clips = (Render(*parts) for parts in zip(*values, strict=True))
+    by_clip = (getattr(clips, field.name).unflatten(0, (-1, CLIP_FRAMES)) for field in fields(Render))
+    return Footage(ring, stills, Render(*by_clip))
+
+
+def cameras_of(shots: Sequence[Shot]) -> Cameras:
+    azimuth = torch.tensor([azimuth for _, azimuth in shots])
+    return orbit(azimuth, *(torch.tensor([value]) for value in (ELEVATION, DISTANCE, FOV_Y)))
+
+
+def photograph(
+    scene: Scene, shots: Sequence[Shot], samples_per_ray: int = SAMPLES_PER_RAY, *, size: int = SIZE,
+    grey: float = GREY, extent: Extent | None = None,
+) -> Render:
+    """The scene before grey, [shots, size, size, ..] on its device. extent: the scene's, if it is known already."""
+    extent = extent or Extent(scene)
+    device = next(scene.parameters()).device
+    behind = torch.full((3,), grey, device=device)
+    pictures = [
+        render_image(
+            scene, camera_at(azimuth).to(device), size, size, time, occupancy=extent.at(time),
+            samples_per_ray=samples_per_ray, background=behind,
+        )
+        for time, azimuth in shots
+    ]
+    return Render(**{field.name: torch.stack([getattr(p, field.name) for p in pictures]) for field in fields(Render)})
