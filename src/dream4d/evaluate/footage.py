@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dream4d.cameras import Cameras, orbit
 from dream4d.film import AROUND, DISTANCE, ELEVATION, FOV_Y, THROUGHOUT, Extent, camera_at
@@ -22,25 +23,32 @@ RING: list[Shot] = [(0.0, 15.0 * i) for i in range(24)]
 STILLS: list[Shot] = list(itertools.product(THROUGHOUT, AROUND))
 CLIP_AZIMUTHS, CLIP_FRAMES = (-60.0, -30.0, 0.0, 30.0, 60.0), 16
 CLIPS: list[Shot] = [(float(t), a) for a in CLIP_AZIMUTHS for t in np.linspace(0, 1, CLIP_FRAMES)]
+FILM_FRAMES = 46
+"""About as many as a video has; every third is a frame of CLIPS, between which fast motion looks like jitter."""
+FILMS: list[Shot] = [(float(t), a) for a in CLIP_AZIMUTHS for t in np.linspace(0, 1, FILM_FRAMES)]
 
 
 @dataclass(frozen=True)
 class Footage:
-    """ring: once around at time 0, [24, h, w, ..]. stills: eight sides at each of six times, [48, h, w, ..]. clips: the
-    whole time from five sides in front, [5, 16, h, w, ..]."""
+    """ring: once around at time 0, [24, h, w, ..]. stills: eight sides at each of six times, [48, h, w, ..]. films: the
+    whole time from five sides in front, [5, 46, h, w, ..]."""
 
     ring: Render
     stills: Render
-    clips: Render
+    films: Render
+
+    @property
+    def clips(self) -> Tensor:
+        """The films' pictures at the times of CLIPS, [5, 16, h, w, 3]."""
+        return self.films.rgb[:, :: (FILM_FRAMES - 1) // (CLIP_FRAMES - 1)]
 
 
 def footage(take: Callable[[Sequence[Shot]], Render]) -> Footage:
     """take: pictures of shots, [shots, h, w, ..]."""
-    every = take([*RING, *STILLS, *CLIPS])
-    values = [getattr(every, field.name).split([len(RING), len(STILLS), len(CLIPS)]) for field in fields(Render)]
-    ring, stills, clips = (Render(*parts) for parts in zip(*values, strict=True))
-    by_clip = (getattr(clips, field.name).unflatten(0, (-1, CLIP_FRAMES)) for field in fields(Render))
-    return Footage(ring, stills, Render(*by_clip))
+    every = take([*RING, *STILLS, *FILMS])
+    values = [getattr(every, field.name).split([len(RING), len(STILLS), len(FILMS)]) for field in fields(Render)]
+    ring, stills = (Render(*(value[i] for value in values)) for i in range(2))
+    return Footage(ring, stills, Render(*(value[2].unflatten(0, (-1, FILM_FRAMES)) for value in values)))
 
 
 def cameras_of(shots: Sequence[Shot]) -> Cameras:

@@ -20,7 +20,8 @@ NOISELESS = 100.0
 TOLERANCE = 0.06
 """Scene units by which two views may differ in where a surface is: about two pixels of `footage.SIZE`."""
 COARSE = 16
-"""Pixels across, at which motion is compared: coarser than the details in which two toys of one sentence differ."""
+"""Pixels across, at which the motion of pictures is looked at: coarser than details in which two toys of one sentence
+differ, and than the edges that run over a pixel at once."""
 
 
 def mean(values: Tensor) -> float:
@@ -72,6 +73,12 @@ def view_agreement(rgb: Tensor, opacity: Tensor, depth: Tensor, cameras: Cameras
     return mean(torch.cat(agrees)), psnr(difference, torch.zeros_like(difference)) if len(difference) else math.nan
 
 
+def coarse(clips: Tensor) -> Tensor:
+    """Means of blocks, [n, t, h, w, c] -> [n, t, COARSE, COARSE, c]."""
+    small = F.adaptive_avg_pool2d(clips.flatten(0, 1).permute(0, 3, 1, 2), COARSE).permute(0, 2, 3, 1)
+    return small.reshape(*clips.shape[:2], *small.shape[1:])
+
+
 def spread(clips: Tensor, mask: Tensor) -> float:
     """Root mean square of what each pixel differs from its own mean over time, [.., t, h, w, c] -> amount of motion.
 
@@ -108,7 +115,8 @@ def motion_agreement(clips: Tensor, truth: Tensor) -> tuple[float, int]:
     of `COARSE` pixels, all sides at once, with the clips shifted in a circle by each number of frames; the largest
     counts. The last frame is left out: it shows the first again. nan where either stands still.
     """
-    ours, true = (_change(value[:, :-1]) for value in (clips, truth))
+    ours, true = (coarse(value[:, :-1]).double() for value in (clips, truth))
+    ours, true = (value - value.mean(1, keepdim=True) for value in (ours, true))
     products = torch.stack([(ours.roll(shift, 1) * true).sum() for shift in range(ours.shape[1])])
     shift = int(products.argmax())
     return (products[shift] / (ours.norm() * true.norm())).item(), shift
@@ -133,9 +141,3 @@ def _project(points: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
     half = -local[..., 2] * torch.tan(torch.deg2rad(cameras.fov_y) / 2)[:, None, None]
     places = torch.stack([local[..., 0] / half * (height / width), -local[..., 1] / half], dim=-1)
     return places, local.norm(dim=-1)
-
-
-def _change(clips: Tensor) -> Tensor:
-    coarse = F.adaptive_avg_pool2d(clips.flatten(0, 1).permute(0, 3, 1, 2).double(), COARSE)
-    by_time: Tensor = coarse.unflatten(0, clips.shape[:2])
-    return by_time - by_time.mean(1, keepdim=True)

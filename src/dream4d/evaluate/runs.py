@@ -12,10 +12,11 @@ import torch
 
 from dream4d.evaluate import metrics, toy
 from dream4d.evaluate.clip import Clip
-from dream4d.evaluate.footage import CLIP_FRAMES, RING, Footage, cameras_of, footage, photograph
+from dream4d.evaluate.footage import CLIP_FRAMES, RING, cameras_of, footage, photograph
 from dream4d.film import AROUND, FIXED, Extent
 from dream4d.progress import track
 from dream4d.recipes import find_scene, pick_device, prompt_of
+from dream4d.render import Render
 from dream4d.run import read_config
 from dream4d.scene import Scene
 from dream4d.toyworld.grammar import Combination, parse, unknown_words
@@ -68,8 +69,8 @@ def evaluate(
     """The metrics of runs or scene files, as one document of plain values.
 
     ``rows``: of each run its ``metrics``, those of the ``exact`` toy and what the judge commonly ``read``, the last two
-    empty where its sentence is not of the toy world. ``mean`` and ``exact``: of each metric the mean, both ends of
-    the 95 % interval (bootstrap over runs) and the number of runs that have it. ``units``: of each metric.
+    empty where its sentence is not of the toy world. ``mean`` and ``exact``: `summary` of both. ``units``: of each
+    metric.
 
     judge: folder of a judge for all runs with sentences of the toy world; the package's, for those of the built-in
     priors, if None. clip: folder or hub id of a CLIP model. Raises ValueError for what is no finished run.
@@ -87,30 +88,28 @@ def evaluate(
     ]
     return {
         "rows": rows, "mean": summary([row["metrics"] for row in rows]),
-        "exact": summary([row["exact"] for row in rows if row["exact"]]),
+        "exact": summary([row["exact"] for row in rows]),
         "units": {name: metric.unit for name, metric in METRICS.items()},
     }
 
 
-def measure_pictures(seen: Footage) -> Values:
-    """The metrics that need no sentence: agreement of views, amount and jitter of motion.
+def measure_views(ring: Render) -> Values:
+    """Agreement of the views of a `RING`."""
+    share, decibels = metrics.view_agreement(ring.rgb, ring.opacity, ring.depth, cameras_of(RING).to(ring.rgb.device))
+    return {"depth_agreement": share, "colour_agreement": decibels}
 
-    Those of displacement are left out where nothing is displaced.
-    """
-    values: Values = {}
-    cameras = cameras_of(RING).to(seen.ring.rgb.device)
-    values["depth_agreement"], values["colour_agreement"] = metrics.view_agreement(
-        seen.ring.rgb, seen.ring.opacity, seen.ring.depth, cameras
-    )
-    clips, mask = seen.clips, seen.clips.opacity > 0.5
-    if clips.displacement.any():
-        displacement = clips.displacement / clips.opacity.clamp(min=1e-6)[..., None]
-        values["amount"] = metrics.spread(displacement, mask)
-        values["jitter"] = metrics.acceleration(displacement, mask)
-        values["roughness"] = metrics.roughness(displacement, mask)
-    ever = mask.any(1, keepdim=True).expand_as(mask)
-    values["change"] = metrics.spread(clips.rgb, ever)
-    values["flicker"] = metrics.acceleration(clips.rgb, ever)
+
+def measure_films(films: Render) -> Values:
+    """Amount and jitter of the motion in films, [n, t, h, w, ..]; no numbers of displacement where there is none."""
+    pictures, cover = metrics.coarse(films.rgb), metrics.coarse(films.opacity[..., None])[..., 0]
+    ever = (cover > 0.5).any(1, keepdim=True).expand_as(cover)
+    values = {"change": metrics.spread(pictures, ever), "flicker": metrics.acceleration(pictures, ever)}
+    if films.displacement.any():
+        inside = films.opacity > 0.5
+        displacement = films.displacement / films.opacity.clamp(min=1e-6)[..., None]
+        values["amount"] = metrics.spread(displacement, inside)
+        values["jitter"] = metrics.acceleration(displacement, inside)
+        values["roughness"] = metrics.roughness(displacement, inside)
     return values
 
 
@@ -125,13 +124,14 @@ def measure_clip(clip: Clip, prompt: str, scene: Scene, extent: Extent) -> Value
 
 
 def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, low and high end of its 95 % interval, and number of runs, of each metric."""
-    result = {}
+    """Mean and number of runs of each metric, and of several runs the ends, low and high, of its 95 % interval."""
+    result: dict[str, dict[str, float]] = {}
     for name in METRICS:
-        values = [row[name] for row in rows if name in row]
-        if values:
+        if values := [row[name] for row in rows if name in row]:
             mean, low, high = metrics.interval(values)
-            result[name] = {"mean": mean, "low": low, "high": high, "runs": len(values)}
+            result[name] = {"mean": mean, "runs": len(values)}
+            if len(values) > 1:
+                result[name] |= {"low": low, "high": high}
     return result
 
 
@@ -147,7 +147,7 @@ def table(document: Mapping[str, Any]) -> str:
         for name in names:
             show, found = _formatter(METRICS[name].digits), mean[name]
             each = [show(row["metrics"].get(name)) for row in rows] if numbers else []
-            ends = f"{show(found['low'])} to {show(found['high'])}" if found["runs"] > 1 else ""
+            ends = f"{show(found['low'])} to {show(found['high'])}" if "low" in found else ""
             lines.append(["  " + name, *each, show(found["mean"]), ends, show(exact.get(name, {}).get("mean")),
                           METRICS[name].unit])  # fmt: skip
     shown = [i for i in range(len(header)) if header[i] in ("", "mean", "value") or any(line[i] for line in lines[1:])]
@@ -174,7 +174,7 @@ def _row(source: str | Path, judge: Judge | None, clip: Clip | None, device: tor
     scene = Scene.load(find_scene(source)).to(device)
     extent = Extent(scene)
     seen = footage(lambda shots: photograph(scene, shots, extent=extent))
-    values = measure_pictures(seen)
+    values = measure_views(seen.ring) | measure_films(seen.films)
     exact: Values = {}
     read: dict[str, str] = {}
     if judge is not None and (combination := _combination(prompt)):
@@ -182,7 +182,7 @@ def _row(source: str | Path, judge: Judge | None, clip: Clip | None, device: tor
         values |= readings
         generator = torch.Generator().manual_seed(0)
         drawn = footage(lambda shots: toy.exact(combination, shots, str(device), generator))
-        exact = measure_pictures(drawn) | toy.measure(judge, combination, drawn)[0]
+        exact = measure_views(drawn.ring) | measure_films(drawn.films) | toy.measure(judge, combination, drawn)[0]
     if clip is not None:
         values |= measure_clip(clip, prompt, scene, extent)
     if static := _static_of(source):

@@ -104,7 +104,7 @@ def measure(judge: Judge, combination: Combination, seen: Footage) -> tuple[dict
     """The metrics that need the toy world's truth, by name, and the commonest readings."""
     device = str(seen.stills.rgb.device)
     visible = prop_pixels(combination, STILLS, device)
-    right, commonly = read(judge, combination, seen.stills.rgb, seen.clips.rgb, visible)
+    right, commonly = read(judge, combination, seen.stills.rgb, seen.clips, visible)
     values = {"aligned": mean(aligned(right, visible))}
     values |= {name: mean(right[name]) for name in ("kind", "colour", "prop") if name in right}
     apparent = judge.read(seen.stills.rgb).azimuth.cpu()
@@ -114,7 +114,7 @@ def measure(judge: Judge, combination: Combination, seen: Footage) -> tuple[dict
     if combination.motion:
         truth = drawing(combination, CLIPS, device).unflatten(0, (-1, CLIP_FRAMES))
         values["motion_right"] = mean(right["motion"])
-        values["motion_agreement"], _ = motion_agreement(seen.clips.rgb, truth)
+        values["motion_agreement"], _ = motion_agreement(seen.clips, truth)
     return values, commonly
 
 
