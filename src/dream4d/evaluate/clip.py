@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dream4d.priors.errors import ModelError
-from dream4d.priors.weights import load_module
+from dream4d.priors.weights import load_module, read_json
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
 
@@ -31,17 +31,16 @@ class Clip:
         from transformers import CLIPModel, CLIPTokenizer
 
         folder = _find(name)
-        model = load_module(CLIPModel, folder, device, torch.float32)
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError("corrupt", f"{folder} lacks a tokenizer (vocab.json, merges.txt): get it again") from error
-        return cls(model, tokenizer)
+        if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+            raise ModelError("corrupt", f"{folder} lacks a tokenizer (vocab.json, merges.txt): get it again")
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(load_module(CLIPModel, folder, device, torch.float32), tokenizer)
 
     @torch.no_grad()
     def text(self, prompt: str) -> Tensor:
-        """[1, d]"""
-        words = self._tokenizer([prompt], truncation=True, return_tensors="pt").to(self._model.device)
+        """[1, d]; a longer prompt is cut at what the model can read."""
+        most = self._model.config.text_config.max_position_embeddings
+        words = self._tokenizer([prompt], truncation=True, max_length=most, return_tensors="pt").to(self._model.device)
         return F.normalize(self._model.get_text_features(**words).pooler_output, dim=-1)
 
     @torch.no_grad()
@@ -54,17 +53,24 @@ class Clip:
 
 
 def _find(name: str) -> Path:
+    """The folder of a CLIP model. Raises ModelError."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    try:
-        found = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:
-        found = None
-    if not isinstance(found, str):
-        raise ModelError("absent", f"--clip {name}: there is no such folder, and the cache has no such model; name the "
-                         f"folder of a CLIP model, or get one: hf download openai/clip-vit-large-patch14")
-    return Path(found).parent
+    if not folder.exists():
+        try:
+            cached = try_to_load_from_cache(name, "config.json")
+        except HFValidationError:  # no name of a repository
+            cached = None
+        if not isinstance(cached, str):
+            raise ModelError(
+                "absent", f"--clip {name}: there is no such folder, and the cache does not have that model; name the "
+                "folder of a CLIP model, or get one: hf download openai/clip-vit-large-patch14"
+            )
+        folder = Path(cached).parent
+    config = folder / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind != "clip":
+        raise ModelError("wrong", f"--clip {name}: its config.json says {kind}, expected clip; name a CLIP model")
+    return folder

@@ -34,12 +34,12 @@ def drawing(
 def exact(
     combination: Combination, shots: Sequence[Shot], device: str, generator: torch.Generator | None = None
 ) -> Render:
-    """`drawing` with its true depth and backward displacement, [shots, SIZE, SIZE, ..]; pixels are empty or opaque."""
+    """`drawing` with true opacity, 0 or 1, depth and backward displacement in the middle of each pixel."""
     toys, times, cameras = _scene(combination, shots, device, generator)
-    picture = draw(toys, times, cameras, SIZE)
+    rgba, middle = draw_rgba(toys, times, cameras, SIZE), draw(toys, times, cameras, SIZE, samples=1)
     return Render(
-        rgb=picture.over(torch.full((3,), GREY, device=device)), opacity=picture.mask.float(), depth=picture.depth,
-        displacement=surface_motion(toys, picture, times), foreground=picture.rgba[..., :3],
+        rgb=over(rgba, torch.full((3,), GREY, device=device)), opacity=middle.mask.float(), depth=middle.depth,
+        displacement=surface_motion(toys, middle, times), foreground=rgba[..., :3],
     )
 
 
