@@ -17,7 +17,7 @@ from dream4d.film import AROUND, FIXED, Extent
 from dream4d.progress import track
 from dream4d.recipes import find_scene, pick_device, prompt_of
 from dream4d.render import Render
-from dream4d.run import read_config
+from dream4d.run import flatten, read_config
 from dream4d.scene import Scene
 from dream4d.toyworld.grammar import Combination, parse, unknown_words
 from dream4d.toyworld.judge import Judge
@@ -197,23 +197,22 @@ def _combination(prompt: str) -> Combination | None:
 
 
 def _of_builtin_priors(source: str | Path) -> bool:
-    priors = read_config(source).get("priors", {}) if Path(source).is_dir() else {}
-    return bool(priors) and {priors.get(name) for name in ("image", "multiview", "video")} <= {"builtin", "none"}
+    chosen = flatten(read_config(source)) if Path(source).is_dir() else {}
+    return all(chosen.get(f"priors.{name}") in ("builtin", "none") for name in ("image", "multiview", "video"))
 
 
 def _static_of(source: str | Path) -> Scene | None:
     """The scene that a run set in motion; None for other runs, and where the source of `animate` is gone."""
     if not Path(source).is_dir():
         return None
-    config, own = read_config(source), Path(source) / "static.safetensors"
+    own = Path(source) / "static.safetensors"
     if own.is_file():
         return Scene.load(own)
     try:
-        scene = Scene.load(find_scene(config["source"])) if "source" in config else None
-    except ValueError:
+        scene = Scene.load(find_scene(str(read_config(source)["source"])))
+    except (KeyError, ValueError):
         return None
-    if scene is not None:
-        scene.deformation = None  # it got a new motion in its place
+    scene.deformation = None  # it got a new motion in its place
     return scene
 
 
