@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dream4d.cameras import Cameras, orbit
-from dream4d.film import AROUND, DISTANCE, ELEVATION, FOV_Y, THROUGHOUT, Extent, camera_at
-from dream4d.render import Render, render_image
+from dream4d.cameras import Cameras
+from dream4d.film import AROUND, THROUGHOUT, Extent, cameras_at
+from dream4d.render import Render, render_images
 from dream4d.scene import Scene
 
 Shot = tuple[float, float]
@@ -52,8 +52,7 @@ def footage(take: Callable[[Sequence[Shot]], Render]) -> Footage:
 
 
 def cameras_of(shots: Sequence[Shot]) -> Cameras:
-    azimuth = torch.tensor([azimuth for _, azimuth in shots])
-    return orbit(azimuth, *(torch.tensor([value]) for value in (ELEVATION, DISTANCE, FOV_Y)))
+    return cameras_at([azimuth for _, azimuth in shots])
 
 
 def photograph(
@@ -64,11 +63,16 @@ def photograph(
     extent = extent or Extent(scene)
     device = next(scene.parameters()).device
     behind = torch.full((3,), grey, device=device)
-    pictures = [
-        render_image(
-            scene, camera_at(azimuth).to(device), size, size, time, occupancy=extent.at(time),
+    cameras = cameras_of(shots).to(device)
+    by_time: dict[float, list[int]] = {}
+    for index, (time, _) in enumerate(shots):
+        by_time.setdefault(time, []).append(index)
+    parts = [
+        render_images(
+            scene, cameras[torch.tensor(group, device=device)], size, size, time, occupancy=extent.at(time),
             samples_per_ray=samples_per_ray, background=behind,
         )
-        for time, azimuth in shots
+        for time, group in by_time.items()
     ]
-    return Render(**{field.name: torch.stack([getattr(p, field.name) for p in pictures]) for field in fields(Render)})
+    order = torch.tensor([*itertools.chain(*by_time.values())], device=device).argsort()
+    return Render(*(torch.cat([getattr(part, field.name) for part in parts])[order] for field in fields(Render)))
