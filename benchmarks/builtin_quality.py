@@ -8,7 +8,6 @@ drawings of the same toys stand beside it: nothing can be expected to score high
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
@@ -17,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +25,15 @@ from report import RESULTS, ROOT, print_table, provenance, write_json
 from torch import Tensor
 
 from dream4d import recipes
-from dream4d.cameras import Cameras, orbit
-from dream4d.film import AROUND, DISTANCE, ELEVATION, FOV_Y, THROUGHOUT, Extent, camera_at
+from dream4d.evaluate.footage import CLIP_FRAMES, CLIPS, GREY, SIZE, STILLS, photograph
+from dream4d.evaluate.toy import drawing, prop_pixels, read
+from dream4d.film import AROUND, THROUGHOUT
 from dream4d.media import contact_sheet, write_png
-from dream4d.render import render_image
 from dream4d.run import slug
 from dream4d.scene import Scene
-from dream4d.toyworld.draw import draw_rgba, over
-from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, Combination, evaluation_combinations, sentence
-from dream4d.toyworld.world import make_toys
+from dream4d.toyworld.grammar import Combination, evaluation_combinations, sentence
 
-SIZE, GREY = 64, 0.5
-AZIMUTHS, TIMES = AROUND, THROUGHOUT
-CLIP_AZIMUTHS = (-60.0, -30.0, 0.0, 30.0, 60.0)
-CLIP_FRAMES = 16
-PROP_PIXELS = 12  # a view in which fewer pixels of the prop can be seen does not ask for it
-AZIMUTH_ERROR = 45.0  # degrees
 COUNTED = ("kind", "colour", "prop", "azimuth", "clips", "motion", "scene")
-
-Shot = tuple[float, float]  # time, azimuth in degrees
-STILLS: list[Shot] = list(itertools.product(TIMES, AZIMUTHS))
-CLIPS: list[Shot] = [(float(t), a) for a in CLIP_AZIMUTHS for t in np.linspace(0, 1, CLIP_FRAMES)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,55 +160,6 @@ def why_not(folder: Path) -> str:
     return "failed: " + (lines[-1].strip() if lines else "no output")
 
 
-# Pictures
-
-
-def cameras_of(shots: Sequence[Shot]) -> Cameras:
-    azimuth = torch.tensor([azimuth for _, azimuth in shots])
-    return orbit(azimuth, *(torch.tensor([value]) for value in (ELEVATION, DISTANCE, FOV_Y)))
-
-
-def photograph(
-    scene: Scene, shots: Sequence[Shot], samples_per_ray: int, *, size: int = SIZE, grey: float = GREY
-) -> Tensor:
-    """The scene before grey, [n, size, size, 3] on its device."""
-    occupancy = Extent(scene)
-    device = next(scene.parameters()).device
-    behind = torch.full((3,), grey, device=device)
-    return torch.stack(
-        [
-            render_image(
-                scene,
-                camera_at(azimuth).to(device),
-                size,
-                size,
-                moment,
-                occupancy=occupancy.at(moment),
-                samples_per_ray=samples_per_ray,
-                background=behind,
-            ).rgb
-            for moment, azimuth in shots
-        ]
-    )
-
-
-def drawing(
-    combination: Combination, shots: Sequence[Shot], device: str, generator: torch.Generator | None = None
-) -> Tensor:
-    """The exact toy before grey, [n, SIZE, SIZE, 3]: the average one, or one of random proportions and stripes."""
-    index = torch.zeros(len(shots), dtype=torch.long, device=device)
-    toys = make_toys([combination], generator).to(device)[index]
-    times = torch.tensor([moment for moment, _ in shots], device=device)
-    rgba = draw_rgba(toys, times, cameras_of(shots).to(device), SIZE)
-    return over(rgba, torch.full((3,), GREY, device=device))
-
-
-def prop_pixels(combination: Combination, shots: Sequence[Shot], device: str) -> Tensor:
-    """In how many pixels the prop of the average toy can be seen, [n]: those that change without it."""
-    with_prop, without = (drawing(c, shots, device) for c in (combination, replace(combination, prop=None)))
-    return ((with_prop - without).abs().amax(-1) > 0.02).sum(dim=(1, 2))
-
-
 # Scores
 
 
@@ -231,48 +168,17 @@ def score(judge: Any, combination: Combination, stills: Tensor, clips: Tensor, v
 
     stills: of STILLS. clips: of CLIPS, one after the other. visible: [stills], the prop's pixels.
     """
-    reading = judge.read(stills)
-    right = compare(reading, combination, STILLS, visible)
-    motion = judge.read_motion(clips.reshape(len(CLIP_AZIMUTHS), CLIP_FRAMES, *clips.shape[1:])).detach().cpu()
-    right["clips"] = motion == MOTIONS.index(str(combination.motion))
+    right, commonly = read(judge, combination, stills, clips.unflatten(0, (-1, CLIP_FRAMES)), visible)
+    right["clips"] = right.pop("motion")
     counts = {name: (int(values.sum()), len(values)) for name, values in right.items()}
     counts["motion"] = (int(majority(counts["clips"])), 1)
     counts["scene"] = (int(all(majority(counts[name]) for name in ("kind", "colour", "prop", "clips"))), 1)
-    read = {
-        "kind": commonest(reading.kind, KINDS),
-        "colour": commonest(reading.colour, COLOURS),
-        "prop": commonest(reading.prop.cpu()[visible.cpu() >= PROP_PIXELS], ["nothing", *PROPS]),
-        "motion": commonest(motion, [*MOTIONS, "standing"]),
-    }
-    return {**counts, "read": read}
-
-
-def compare(reading: Any, combination: Combination, shots: Sequence[Shot], visible: Tensor) -> dict[str, Tensor]:
-    """Which readings of pictures from `shots` agree with the sentence, by attribute; a prop's where it can be seen.
-
-    visible: [shots], the prop's pixels.
-    """
-    truth = torch.tensor([azimuth for _, azimuth in shots])
-    return {
-        "kind": reading.kind.cpu() == KINDS.index(str(combination.kind)),
-        "colour": reading.colour.cpu() == COLOURS.index(str(combination.colour)),
-        "prop": (reading.prop.cpu() == [None, *PROPS].index(combination.prop))[visible.cpu() >= PROP_PIXELS],
-        "azimuth": apart(reading.azimuth.cpu().float(), truth) <= AZIMUTH_ERROR,
-    }
-
-
-def apart(a: Tensor, b: Tensor) -> Tensor:
-    """Degrees between two directions, 0 to 180."""
-    return ((a - b + 180).remainder(360) - 180).abs()
+    return {**counts, "read": commonly}
 
 
 def majority(count: tuple[int, int]) -> bool:
     right, of = count
     return 2 * right > of
-
-
-def commonest(indices: Tensor, names: Sequence[str]) -> str:
-    return names[int(indices.mode().values)] if len(indices) else "-"
 
 
 def add(scores: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int]]:
@@ -285,10 +191,10 @@ def score_scene(
 ) -> tuple[dict[str, Any], Tensor]:
     """A finished run's score and its stills, [times, azimuths, SIZE, SIZE, 3]; its contact sheet is written beside."""
     scene = Scene.load(folder / "scene.safetensors").to(device)
-    pictures = photograph(scene, STILLS + CLIPS, samples_of(folder)).clamp(0, 1)
+    pictures = photograph(scene, STILLS + CLIPS, samples_of(folder)).rgb.clamp(0, 1)
     stills, clips = pictures[: len(STILLS)], pictures[len(STILLS) :]
-    grid = stills.unflatten(0, (len(TIMES), len(AZIMUTHS))).cpu()
-    sides, moments = [f"{azimuth:.0f} deg" for azimuth in AZIMUTHS], [f"time {time:.1f}" for time in TIMES]
+    grid = stills.unflatten(0, (len(THROUGHOUT), len(AROUND))).cpu()
+    sides, moments = [f"{azimuth:.0f} deg" for azimuth in AROUND], [f"time {time:.1f}" for time in THROUGHOUT]
     write_png(folder.with_name(f"{folder.name}.png"), contact_sheet(grid, sides, moments))
     return score(judge, combination, stills, clips, visible), grid
 
@@ -320,7 +226,7 @@ def report(combinations: Sequence[Combination], judge: Any, device: str, options
             row["score"], grid = score_scene(judge, combination, folder, device, visible)
             row["status"] = "done"
         else:
-            row["status"], grid = why_not(folder), torch.full((len(TIMES), len(AZIMUTHS), SIZE, SIZE, 3), GREY)
+            row["status"], grid = why_not(folder), torch.full((len(THROUGHOUT), len(AROUND), SIZE, SIZE, 3), GREY)
         rows.append(row)
         grids.append(grid)
     done = [row["score"] for row in rows if row["status"] == "done"]
@@ -377,7 +283,7 @@ def share(count: tuple[int, int]) -> str:
 def overview(grids: Sequence[Tensor], prompts: Sequence[str]) -> np.ndarray[Any, Any]:
     """A row for each scene: four sides at one moment, then four moments from one side; its sentence above the row."""
     sides, moments = (0, 2, 4, 6), (1, 2, 3, 4)
-    labels = [f"{AZIMUTHS[i]:.0f} deg" for i in sides] + [f"time {TIMES[i]:.1f}" for i in moments]
+    labels = [f"{AROUND[i]:.0f} deg" for i in sides] + [f"time {THROUGHOUT[i]:.1f}" for i in moments]
     strips = []
     for grid, prompt in zip(grids, prompts, strict=True):
         images = torch.stack([*(grid[0, i] for i in sides), *(grid[i, 1] for i in moments)])[None]

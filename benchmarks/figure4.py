@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from builtin_quality import apart, compare, drawing, photograph, prop_pixels
 from report import RESULTS, ROOT, print_table, provenance, write_json
 from torch import Tensor
 
 from dream4d import recipes
+from dream4d.evaluate.footage import photograph
+from dream4d.evaluate.metrics import apart
+from dream4d.evaluate.toy import compare, drawing, prop_pixels
 from dream4d.film import AROUND
 from dream4d.media import contact_sheet, write_png
 from dream4d.presets import BUILTIN
@@ -44,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for missing in (name for name in ("kind", "colour", "prop") if getattr(combination, name) is None):
         parser.error(f"--prompt {options.prompt!r} names no {missing}")
     scenes = {name: make(name, options, device) for name in ROWS}
-    pictures = {name: photograph(scene, SHOTS, BUILTIN.static.samples_per_ray) for name, scene in scenes.items()}
+    pictures = {name: photograph(scene, SHOTS, BUILTIN.static.samples_per_ray).rgb for name, scene in scenes.items()}
     pictures["drawn"] = drawing(combination, SHOTS, device)
     numbers = {name: read(judge, combination, images, device) for name, images in pictures.items()}
     header = ["priors", "kind", "colour", "prop", "azimuth", "faces behind"]
     print_table(header, [[name, *(f"{right}/{of}" for right, of in row.values())] for name, row in numbers.items()])
     samples = 2 * BUILTIN.static.samples_per_ray
-    rows = [photograph(scene, SHOTS, samples, size=128, grey=0.93) for scene in scenes.values()]
+    rows = [photograph(scene, SHOTS, samples, size=128, grey=0.93).rgb for scene in scenes.values()]
     sides = [f"{azimuth:.0f} deg" for azimuth in AROUND]
     write_png(options.picture, contact_sheet(torch.stack(rows).clamp(0, 1).cpu(), sides, list(ROWS)))
     print(options.picture)

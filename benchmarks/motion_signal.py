@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from builtin_quality import drawing
 from report import RESULTS, print_table, provenance, write_json
 from torch import Tensor
 
 from dream4d import recipes
 from dream4d.cameras import orbit
 from dream4d.distill import VideoPrior, add_noise, classifier_free_guidance, remove_noise
+from dream4d.evaluate.toy import drawing
 from dream4d.priors.text_to_video import TextToVideo
 from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, Combination, sentence
 from dream4d.toyworld.networks import FRAMES

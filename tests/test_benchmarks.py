@@ -17,6 +17,7 @@ from tiny_scene import tiny_scene
 
 from dream4d import recipes, static
 from dream4d.distill import remove_noise
+from dream4d.evaluate.toy import PROP_PIXELS
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import BUILTIN
 from dream4d.schedules import Constant
@@ -69,7 +70,7 @@ class Oracle:
 def test_a_score_counts_what_it_says(quality):
     stills, clips = (torch.rand(len(shots), 64, 64, 3) for shots in (quality.STILLS, quality.CLIPS))
     visible = torch.zeros(48, dtype=torch.long)
-    visible[:3] = quality.PROP_PIXELS
+    visible[:3] = PROP_PIXELS
     found = quality.score(Oracle(quality, COMBINATION), COMBINATION, stills, clips, visible)
     assert found["kind"] == found["colour"] == found["azimuth"] == (48, 48)
     assert found["prop"] == (2, 3)
@@ -90,15 +91,6 @@ def test_an_azimuth_may_be_45_degrees_off_and_no_more(quality):
     for error, right in ((44.0, 48), (-44.0, 48), (46.0, 0), (-46.0, 0), (180.0, 0)):
         oracle.azimuths = torch.tensor([azimuth for _, azimuth in quality.STILLS]) + 350.0 + error
         assert quality.score(oracle, COMBINATION, stills, clips, torch.zeros(48))["azimuth"] == (right, 48)
-
-
-def test_a_prop_is_asked_for_where_it_can_be_seen(quality):
-    """A cape hangs at the back; a hat is seen from all sides; nothing is never seen."""
-    shots = [(0.0, 0.0), (0.0, 180.0)]
-    front, back = quality.prop_pixels(Combination("bear", "red", "cape"), shots, "cpu").tolist()
-    assert back > 4 * front
-    assert quality.prop_pixels(Combination("bear", "red", "top hat"), shots, "cpu").min() >= quality.PROP_PIXELS
-    assert quality.prop_pixels(Combination("bear", "red", None), shots, "cpu").max() == 0
 
 
 class Clairvoyant:

@@ -2,11 +2,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import dream4d
+import dream4d.evaluate
 from dream4d.cli import main
 from dream4d.presets import BUILTIN
 from dream4d.schedules import Constant, Linear
@@ -46,7 +47,7 @@ def last_settings(calls):
 def test_help_names_every_command_and_loads_nothing_heavy():
     code = (
         "import sys\nfrom dream4d.cli import main\n"
-        "for argv in (['--help'], ['generate', '--help'], ['render', '--help']):\n"
+        "for argv in (['--help'], ['generate', '--help'], ['render', '--help'], ['evaluate', '--help']):\n"
         "    try:\n        main(argv)\n    except SystemExit as stop:\n        assert not stop.code\n"
         "heavy = {'torch', 'numpy', 'diffusers', 'transformers', 'numba', 'av', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -113,6 +114,38 @@ def test_render_makes_a_contact_sheet_of_a_png(calls, tmp_path):
     assert main(["render", str(tmp_path), "--out", "look.PNG", "--background", "white"]) == 0
     name, (_, out), options = calls[-1]
     assert (name, str(out), options["background"]) == ("render_sheet", "look.PNG", "white")
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    made = []
+
+    def evaluate(sources, **options):
+        made.append((sources, options))
+        if not sources:
+            raise ValueError("say which runs to evaluate")
+        return {"rows": [{"run": str(source)} for source in sources]}
+
+    fake = SimpleNamespace(evaluate=evaluate, table=lambda document: f"a table of {len(document['rows'])}")
+    monkeypatch.setitem(sys.modules, "dream4d.evaluate.runs", fake)
+    monkeypatch.setattr(dream4d.evaluate, "runs", fake, raising=False)
+    return made
+
+
+def test_evaluate_prints_a_table_or_one_json_document(evaluations, capsys):
+    assert main(["evaluate", "runs/a", "runs/b"]) == 0
+    assert capsys.readouterr().out == "a table of 2\n"
+    assert evaluations[0] == ((Path("runs/a"), Path("runs/b")), {"judge": None, "clip": None, "device": "auto"})
+    assert main(["evaluate", "runs/a", "--json", "--clip", "models/clip", "--judge", "mine", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"rows": [{"run": os.path.join("runs", "a")}]}
+    assert evaluations[1][1] == {"judge": Path("mine"), "clip": "models/clip", "device": "cpu"}
+
+
+def test_evaluate_needs_runs_and_knows_its_options(evaluations, capsys):
+    assert main(["evaluate"]) == 2
+    assert capsys.readouterr().err == "error: say which runs to evaluate\n"
+    assert main(["evaluate", "runs/a", "--jsno"]) == 2
+    assert "unknown option --jsno; did you mean --json?" in capsys.readouterr().err
 
 
 def test_unknown_words_are_a_warning(calls, capsys):

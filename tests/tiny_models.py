@@ -13,6 +13,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet3DConditionModel
 from safetensors.torch import save_file
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
@@ -96,6 +98,18 @@ def image_encoder(*, width: int = EMBEDDING, seed: int = 0) -> CLIPVisionModelWi
         hidden_size=16, intermediate_size=16, projection_dim=width, num_hidden_layers=1, num_attention_heads=2,
         image_size=24, patch_size=8,
     )).eval()
+
+
+def save_clip(folder: Path, *, seed: int = 0) -> Path:
+    """A whole CLIP model, for pictures of 24x24."""
+    words = tokenizer(folder)
+    words.save_pretrained(folder)
+    torch.manual_seed(seed)
+    CLIPModel(CLIPConfig(
+        text_config=text_encoder(len(words)).config.to_dict(), vision_config=image_encoder().config.to_dict(),
+        projection_dim=EMBEDDING,
+    )).save_pretrained(folder)
+    return folder
 
 
 def t5_tokenizer() -> T5Tokenizer:

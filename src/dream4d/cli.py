@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -155,6 +156,23 @@ class Study:
     """forget: the code of whose votes to delete."""
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure finished runs: text alignment, 3D consistency, motion, and what became of the static scene."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of runs, or scene.safetensors files; of several there are means with 95 % intervals."""
+    json: bool = False
+    """Print one JSON document instead of a table."""
+    clip: str | None = None
+    """Folder or hub id of a CLIP model; adds its scores of sentences and frames, for sentences of any kind."""
+    judge: Path | None = None
+    """Folder of a judge of the toy world, for all runs whose sentence is of it; by default the package's, for runs of
+    the built-in models."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0, 2 for input that cannot be used, 130 when stopped by Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -250,12 +268,19 @@ def study(command: Study) -> None:
     return server.serve(study, votes, host=command.host, port=command.port, names=command.names)
 
 
+def evaluate(command: Evaluate) -> None:
+    from dream4d.evaluate import runs
+
+    found = runs.evaluate(command.runs, judge=command.judge, clip=command.clip, device=command.device)
+    print(json.dumps(found, indent=1, allow_nan=False) if command.json else runs.table(found))
+
+
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "generate": (Generate, generate), "static": (Static, static), "animate": (Animate, animate),
     "render": (Render, render), "models": (Models, models),
-    "doctor": (Doctor, doctor), "study": (Study, study),
+    "doctor": (Doctor, doctor), "evaluate": (Evaluate, evaluate), "study": (Study, study),
 }
-_WITHOUT_SETTINGS = (Render, Models, Doctor, Study)
+_WITHOUT_SETTINGS = (Render, Models, Doctor, Evaluate, Study)
 
 
 def _run(arguments: list[str]) -> None:
@@ -332,7 +357,7 @@ def _refuse(unknown: list[str], command: Any) -> None:
 
 def _option_names(command: Any) -> list[str]:
     if isinstance(command, _WITHOUT_SETTINGS):
-        positional = {"source", "action", "folder"} if not isinstance(command, Models) else {"action", "names"}
+        positional = {"source", "runs", "action", "names" if isinstance(command, Models) else "folder"}
         names = [name for name in type(command).__annotations__ if name not in positional]
     else:
         own = [name for name in Options.__annotations__ if name != "settings"]

@@ -1,1 +1,1 @@
-"""What results are worth: by people."""
+"""What finished scenes are worth: as numbers, by the toy world's truth or by CLIP, and by people."""
