@@ -96,8 +96,9 @@ def test_a_dynamic_step_changes_no_canonical_tensor():
     assert changed == {"deformation"}
 
 
-def test_gradients_reach_every_part_that_is_trained():
-    scene = tiny_scene(moving=True)
+@pytest.mark.parametrize("field", ["grid", "hexplane"])
+def test_gradients_reach_every_part_that_is_trained(field):
+    scene = tiny_scene(moving=True, field=field)
     out = render(scene, rays(), 0.5, occupancy=OccupancyGrid(), samples_per_ray=32)
     (out.rgb.square().sum() + out.displacement.square().sum()).backward()
     assert all(value.grad is not None and value.grad.any() for value in scene.parameters())
@@ -200,15 +201,18 @@ def gradients(scene, out):
     return torch.autograd.grad(loss, [p for p in scene.parameters() if p.requires_grad])
 
 
-@pytest.mark.parametrize("moving", [False, True], ids=["still", "moving"])
+@pytest.mark.parametrize(
+    ("moving", "field"), [(False, "grid"), (True, "grid"), (True, "hexplane")], ids=["still", "moving", "hexplane"]
+)
 @pytest.mark.parametrize("few", [0, 2**20], ids=["hidden samples skipped", "all computed"])
 @pytest.mark.parametrize("budget", [1, 50, 5000])
-def test_rendering_again_within_a_budget_gives_the_same_gradients(moving, few, budget, monkeypatch):
+def test_rendering_again_within_a_budget_gives_the_same_gradients(moving, field, few, budget, monkeypatch):
     """Of rays with jitter and times of their own, some of which see nothing; one ray may hold more than the budget."""
     monkeypatch.setattr("dream4d.render.FEW", {"cpu": few})
-    scene, view = tiny_scene(moving=moving), rays(10)
+    scene, view = tiny_scene(moving=moving, field=field), rays(10)
     with torch.no_grad():
-        scene.canonical.grid.table.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
+        for features in scene.canonical.grid.parameters():
+            features.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
     if moving:
         scene.freeze_canonical()
 

@@ -2,17 +2,18 @@ import pytest
 import torch
 from tiny_scene import tiny_scene
 
-from dream4d.encodings import HashGrid
+from dream4d.encodings import HashGrid, HexPlane
 from dream4d.state import StepReport
 from dream4d.static import start_static
 
 
-def test_grids_learn_faster_and_do_not_decay():
-    scene = tiny_scene()
+@pytest.mark.parametrize("field", ["grid", "hexplane"])
+def test_grids_learn_faster_and_do_not_decay(field):
+    scene = tiny_scene(field=field)
     state = start_static(scene, seed=0)
     state.set_learning_rates(grid=0.01, mlp=0.001)
     grid, mlp = state.optimizer.param_groups
-    expected = {p for part in scene.modules() if isinstance(part, HashGrid) for p in part.parameters()}
+    expected = {p for part in scene.modules() if isinstance(part, HashGrid | HexPlane) for p in part.parameters()}
     assert set(grid["params"]) == expected
     assert {*grid["params"], *mlp["params"]} == set(scene.parameters())
     assert (grid["lr"], grid["weight_decay"], mlp["lr"], mlp["weight_decay"]) == (0.01, 0.0, 0.001, 0.01)

@@ -72,7 +72,7 @@ FAST = replace(
 BUILTIN = Preset(
     negative="",
     priors=PriorSettings(video_frames=16, video_resolution=None),
-    scene=SceneShape(levels=12, growth=1.233, log2_size=15),
+    scene=SceneShape(levels=12, growth=1.233, log2_size=15, plane_levels=3, plane_size=128, plane_times=16),
     deformation=DeformationShape(levels=8, log2_size=16),
     # The multi-view prior knows no props and would rub them out again: its weight falls once the shape is settled.
     static=StaticSettings(
@@ -97,12 +97,34 @@ BUILTIN = Preset(
 
 PRESETS = {"builtin": BUILTIN, "paper": PAPER, "fast": FAST}
 
+ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "no-2d": {"priors": {"image": "none"}},
+    "no-3d": {"priors": {"multiview": "none"}},
+    "hexplane": {"scene": {"field": "hexplane"}},
+    "no-grid": {"deformation": {"encoding": "positional"}},
+    "no-tv": {"dynamic": {"weight_tv": 0.0}},
+}
+"""What the paper leaves out to show what it is good for (Sec. 4.1, Table 1): of any preset, the settings to change."""
+
 
 def preset(name: str) -> Preset:
     """Raises ValueError, with the nearest right name, for an unknown one."""
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; {suggest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def ablate(settings: Preset, name: str) -> Preset:
+    """`settings` with the changes of ABLATIONS. Where the image model goes, others still take what they lack from it.
+
+    Raises ValueError, with the nearest right name, for an unknown one.
+    """
+    if name not in ABLATIONS:
+        raise ValueError(f"there is no ablation {name!r}; {suggest(name, ABLATIONS)}")
+    ablated, image = merge(settings, ABLATIONS[name]), settings.priors.image
+    if ablated.priors.image == image or image == "builtin" or settings.priors.base:
+        return ablated
+    return merge(ablated, {"priors": {"base": image}})
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -73,6 +73,8 @@ def animate(source: str | Path, prompt: str, settings: Preset, out: str | Path, 
     scene = find_scene(source)
     if Path(out).resolve() == scene.parent.resolve():
         raise ValueError(f"{out} is the run to animate: choose another --out")
+    if (field := Scene.load(scene).shape.field) != settings.scene.field:
+        raise ValueError(f"{source} is a scene of field {field}: it can only be animated with --scene.field {field}")
     with Run(out, _job("animate", prompt, settings, source=str(source)), overwrite=overwrite) as run:
         if not run.scene.exists():
             _dynamic_stage(run, scene, prompt, settings)
@@ -111,7 +113,7 @@ def render_sheet(
 
 def _sheet(scene: Scene, occupancy: Occupancy, size: int, samples_per_ray: int, background: RGB | None) -> Any:
     return still_sheet(
-        scene, occupancy, times=(0.0,) if scene.deformation is None else THROUGHOUT, azimuths=AROUND, size=size,
+        scene, occupancy, times=THROUGHOUT if scene.moves else (0.0,), azimuths=AROUND, size=size,
         samples_per_ray=samples_per_ray, background=background,
     )
 
@@ -189,7 +191,7 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
     scene = Scene.load(source)
-    scene.add_deformation(settings.deformation)
+    scene.add_motion(settings.deformation)
     state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "dynamic", state)
     with fitting("loading the video model"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from dream4d.encodings import HashGrid
+from dream4d.encodings import HashGrid, HexPlane
 from dream4d.occupancy import OccupancyGrid
 from dream4d.scene import Scene
 
@@ -89,7 +89,7 @@ def adamw(module: nn.Module) -> AdamW:
 
     Feature grids decay no weights: a cell that no ray visits keeps its value.
     """
-    grids = {id(p) for part in module.modules() if isinstance(part, HashGrid) for p in part.parameters()}
+    grids = {id(p) for part in module.modules() if isinstance(part, HashGrid | HexPlane) for p in part.parameters()}
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if id(p) in grids], "kind": "grid", "weight_decay": 0.0},
