@@ -46,7 +46,7 @@ def test_a_hexplane_changes_everywhere_and_with_time():
 
 def test_variation_of_planes_holds_motion_back():
     def roughness(weight: float) -> float:
-        settings = replace(SETTINGS, steps=25, weight_planes=weight, learning_rate=Constant(1e-2))
+        settings = replace(SETTINGS, steps=25, weight_planes=weight, learning_rate_time=Constant(1e-2))
         state = start_dynamic(tiny_scene(moving=True, field="hexplane"), seed=0)
         return list(fit(state, settings))[-1].floats()["planes"]
 

@@ -44,8 +44,8 @@ def fit_dynamic(
     assert trained == {id(p) for p in scene.motion()}, "only the motion is trained"
     while (step := state.step) < settings.steps:
         scene.active_levels = settings.levels(step)
-        rate = settings.learning_rate(step)
-        state.set_learning_rates(grid=rate, mlp=rate)
+        rate = settings.learning_rate(step) if scene.hexplane is None else settings.learning_rate_fields(step)
+        state.set_learning_rates(grid=rate, mlp=rate, time=settings.learning_rate_time(step))
         if step % settings.occupancy_every == 0:
             state.occupancy.update(scene.density, generator, times=settings.occupancy_times)
         cameras = sample_clip(

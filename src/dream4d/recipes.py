@@ -165,7 +165,9 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
 
     def need(plan: Plan) -> float:
         sizes = [prior.resolution for prior in priors]
-        return static_need(plan, settings.static, sizes, downsampling=_downsampling(priors))
+        return static_need(
+            plan, settings.static, sizes, downsampling=_downsampling(priors), features=_plane_features(scene)
+        )
 
     def fit(plan: Plan) -> Iterator[StepReport]:
         _apply(plan, settings, priors)
@@ -201,7 +203,8 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
 
     def need(plan: Plan) -> float:
         return dynamic_need(
-            plan, settings.dynamic, frames=video.frames, size=video.resolution, downsampling=_downsampling([video])
+            plan, settings.dynamic, frames=video.frames, size=video.resolution, downsampling=_downsampling([video]),
+            features=_plane_features(scene),
         )
 
     def fit(plan: Plan) -> Iterator[StepReport]:
@@ -226,6 +229,10 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
 
 def _downsampling(priors: Iterable[ImagePrior | TextToVideo]) -> int:
     return min((prior.parts.autoencoder.downsampling for prior in priors), default=8)
+
+
+def _plane_features(scene: Scene) -> int:
+    return 0 if scene.hexplane is None else scene.hexplane.width
 
 
 def _encode_prompts(priors: Iterable[ImagePrior | TextToVideo], prompt: str, settings: Preset) -> None:

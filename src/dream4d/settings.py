@@ -182,7 +182,11 @@ class DynamicSettings:
     levels: Count = Levels(4, every=500, most=12)
     """Levels of the deformation's feature grid that are switched on."""
     learning_rate: Schedule = Milestones(1e-3, at=(8000, 9000))
-    """Learning rate of all that the stage trains."""
+    """Learning rate of the deformation's grid and MLP."""
+    learning_rate_fields: Schedule = Milestones(1e-3, at=(8000, 9000))
+    """Learning rate of a HexPlane's planes of space, of its MLPs and of the background."""
+    learning_rate_time: Schedule = Milestones(1e-2, at=(8000, 9000))
+    """Learning rate of its planes of time."""
     occupancy_every: int = 16
     """Steps between updates of the occupancy grid."""
     occupancy_times: int = 12
