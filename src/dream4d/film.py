@@ -71,6 +71,7 @@ class Extent:
         return self._known[time]
 
     def _warped(self, time: float) -> OccupancyGrid:
+        """The cells that are warped into those of the canonical scene."""
         grid = self._grid(self._resolution)
         for _ in range(2):
             grid.update(
@@ -79,6 +80,7 @@ class Extent:
         return grid
 
     def _find(self, density: Callable[[Tensor], Tensor]) -> OccupancyGrid:
+        """The cells of what has this density."""
         near = self._grid(self._resolution, dilation=2)
         for _ in range(4):
             near.update(density, self._generator)

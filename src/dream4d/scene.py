@@ -76,6 +76,7 @@ class Scene(nn.Module):
 
     def add_deformation(self, shape: DeformationShape) -> None:
         """Give the scene a new deformation field, on the scene's device, whose displacement is about 0."""
+        assert self.hexplane is None, "a HexPlane moves by planes of time"
         encoding: HashGrid | PositionalEncoding
         if shape.encoding == "grid":
             encoding = HashGrid(
@@ -118,8 +119,8 @@ class Scene(nn.Module):
         return (points + displacement).clamp(-1, 1), displacement
 
     def _moment(self, points: Tensor, time: float | Tensor) -> Tensor | None:
-        """[n], if the canonical scene itself changes with time."""
-        return _times(points, time) if self.moves and self.deformation is None else None
+        """[n], if the canonical scene itself may change with time."""
+        return None if self.hexplane is None else _times(points, time)
 
     def save(self, path: str | Path) -> None:
         """Write the fields and their shape to one safetensors file, completely or not at all."""
