@@ -66,6 +66,7 @@ FAST = replace(
         steps=3500, samples_per_ray=256, frames_pixels=4,
         timesteps=Interval(Linear(0.99, 0.2, steps=3500), Linear(0.99, 0.5, steps=3500)),
         levels=Levels(4, every=175, most=12), learning_rate=Milestones(1e-3, at=(2800, 3150)),
+        learning_rate_fields=Milestones(1e-3, at=(2800, 3150)), learning_rate_time=Milestones(1e-2, at=(2800, 3150)),
     ),
 )
 
@@ -91,6 +92,8 @@ BUILTIN = Preset(
         steps=240, height=Constant(40), width=Constant(40), samples_per_ray=96, guidance=5.0, weight_tv=30.0,
         timesteps=Interval(Linear(0.98, 0.55, steps=240), Linear(0.98, 0.85, steps=240)),
         levels=Levels(1, every=40, most=6), learning_rate=Milestones(5e-3, at=(160, 200)), occupancy_times=4,
+        # What does not depend on time learns slowly: at 5e-3 the face fades more and less moves.
+        learning_rate_fields=Milestones(1e-3, at=(160, 200)), learning_rate_time=Milestones(0.02, at=(160, 200)),
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),
 )
