@@ -93,6 +93,17 @@ def test_schedules_and_flags_on_the_command_line(calls):
     assert calls[-1][2] == {"overwrite": True}
 
 
+def test_an_ablation_goes_with_any_preset_and_wins_over_other_options(calls, tmp_path):
+    out = tmp_path / "run"
+    argv = ["generate", "a cat", "--preset", "fast", "--ablation", "no-tv", "--dynamic.weight-tv", "5"]
+    assert main([*argv, "--out", str(out)]) == 0
+    _, (_, settings, folder), _ = calls[-1]
+    assert (settings.dynamic.weight_tv, settings.dynamic.steps, folder) == (0, 3500, out)
+    assert main(["generate", "a cat", "--ablation", "hexplane"]) == 0
+    _, (_, settings, folder), _ = calls[-1]
+    assert (settings.scene.field, folder.name) == ("hexplane", "a-cat-hexplane")
+
+
 def test_animate_takes_the_prompt_of_its_source(calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["animate", "runs/a-cat"]) == 0
@@ -165,6 +176,7 @@ def test_unknown_words_are_a_warning(calls, capsys):
         (["generate"], "the prompt is empty"),
         (["generate", "a", "cat"], "put the prompt in quotes"),
         (["generate", "a cat", "--preset", "papr"], "there is no preset 'papr'; did you mean paper?"),
+        (["generate", "a cat", "--ablation", "no-gird"], "there is no ablation 'no-gird'; did you mean no-grid?"),
         (["generate", "a cat", "--static.stpes", "3"], "unknown option --static.stpes; did you mean --static.steps?"),
         (["generate", "a cat", "--stpes=3"], "did you mean --static.steps?"),
         (["generate", "a cat", "--config", "absent.yaml"], "cannot read absent.yaml: No such file"),

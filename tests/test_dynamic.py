@@ -24,13 +24,33 @@ def fit(state, settings=SETTINGS, prior=None):
     return fit_dynamic(state, video_prior=prior or GaussianPrior(PURPLE), prompt="a cat waves", settings=settings)
 
 
-def test_only_the_deformation_changes():
-    state = start_dynamic(tiny_scene(moving=True), seed=0)
+@pytest.mark.parametrize("encoding", ["grid", "positional"])
+def test_only_the_deformation_changes(encoding):
+    state = start_dynamic(tiny_scene(moving=True, encoding=encoding), seed=0)
     before = {name: p.detach().clone() for name, p in state.scene.named_parameters()}
     list(fit(state))
     changed = {name for name, p in state.scene.named_parameters() if not torch.equal(p, before[name])}
     assert changed
     assert all(name.startswith("deformation.") for name in changed)
+
+
+def test_a_hexplane_changes_everywhere_and_with_time():
+    state = start_dynamic(tiny_scene(moving=True, field="hexplane"), seed=0)
+    before = {name: p.detach().clone() for name, p in state.scene.named_parameters()}
+    reports = list(fit(state))
+    assert not [name for name, p in state.scene.named_parameters() if torch.equal(p, before[name])]
+    assert set(reports[0].losses) == {"video", "planes"}
+    points = torch.rand(50, 3) - 0.5
+    assert not torch.equal(state.scene.density(points, 0.0), state.scene.density(points, 1.0))
+
+
+def test_variation_of_planes_holds_motion_back():
+    def roughness(weight: float) -> float:
+        settings = replace(SETTINGS, steps=25, weight_planes=weight, learning_rate_time=Constant(1e-2))
+        state = start_dynamic(tiny_scene(moving=True, field="hexplane"), seed=0)
+        return list(fit(state, settings))[-1].floats()["planes"]
+
+    assert roughness(1e5) < roughness(0.0) / 2
 
 
 def test_levels_and_learning_rate_follow_their_schedules():
@@ -40,14 +60,15 @@ def test_levels_and_learning_rate_follow_their_schedules():
     assert [rates for _, rates in seen] == [{1e-2}] * 4 + [{5e-3}] * 2
 
 
-def test_going_on_from_a_saved_state_equals_an_uninterrupted_run():
-    whole = start_dynamic(tiny_scene(moving=True), seed=1)
+@pytest.mark.parametrize("field", ["grid", "hexplane"])
+def test_going_on_from_a_saved_state_equals_an_uninterrupted_run(field):
+    whole = start_dynamic(tiny_scene(moving=True, field=field), seed=1)
     losses = [report.floats() for report in fit(whole)]
-    first = start_dynamic(tiny_scene(moving=True), seed=1)
+    first = start_dynamic(tiny_scene(moving=True, field=field), seed=1)
     steps = fit(first)
     for _ in range(3):
         next(steps)
-    second = start_dynamic(tiny_scene(moving=True), seed=99)
+    second = start_dynamic(tiny_scene(moving=True, field=field), seed=99)
     second.load_tensors(first.to_tensors())
     assert [report.floats() for report in fit(second)] == losses[3:]
     rest = second.to_tensors()
@@ -129,5 +150,5 @@ def test_times_are_even_and_inside_the_scene():
 
 
 def test_a_scene_without_deformation_is_refused():
-    with pytest.raises(ValueError, match="add_deformation"):
+    with pytest.raises(ValueError, match="add_motion"):
         start_dynamic(tiny_scene(), seed=0)

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from dream4d.losses import opacity_entropy, total_variation
+from dream4d.losses import opacity_entropy, plane_variation, total_variation
 
 
 def test_total_variation_equals_the_formula_written_out():
@@ -20,6 +20,13 @@ def test_total_variation_equals_the_formula_written_out():
 
 def test_uniform_displacement_costs_nothing():
     assert total_variation(torch.full((1, 2, 3, 3, 3), 0.7)) == 0
+
+
+def test_plane_variation_is_the_mean_square_of_steps():
+    rows, columns = torch.arange(4.0)[:, None].expand(4, 5), torch.arange(5.0).expand(4, 5)
+    assert plane_variation([2 * rows + 3 * columns]) == 4 + 9
+    assert plane_variation([rows.expand(3, 2, 4, 5), 3 * columns[None]]) == 1 + 9
+    assert plane_variation([torch.ones(2, 3, 3)]) == 0
 
 
 def test_the_entropy_is_greatest_at_one_half_and_pulls_haze_to_nothing():

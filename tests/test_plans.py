@@ -148,6 +148,14 @@ def test_needs_fall_from_plan_to_plan_and_meet_the_goals():
     assert dynamic[-1] + sum(weights[name] for name in ("video", "text", "autoencoder")) < 10
 
 
+def test_the_smallest_plan_needs_hardly_more_for_a_hexplane():
+    def more(plan):
+        needs = [static_need(plan, PAPER.static, [(256, 256)], features=features) for features in (0, 96)]
+        return (needs[1] - needs[0]) / GIB
+
+    assert 0 <= more(LOWMEM) < 2 < more(WHOLE)
+
+
 def test_a_plan_limits_priors():
     class Prior:
         def limit(self, **limits):

@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from dream4d.presets import PRESETS, merge, preset, to_mapping
+from dream4d.presets import ABLATIONS, PRESETS, ablate, merge, preset, to_mapping
+from dream4d.run import flatten
 from dream4d.schedules import Constant
 
 
@@ -50,3 +51,31 @@ def test_merge_refuses(values, message):
 def test_an_unknown_preset_is_told_the_nearest():
     with pytest.raises(ValueError, match="did you mean paper"):
         preset("papr")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("ablation", "changes"), [
+    ("no-2d", {"priors.image": "none"}),
+    ("no-3d", {"priors.multiview": "none"}),
+    ("hexplane", {"scene.field": "hexplane"}),
+    ("no-grid", {"deformation.encoding": "positional"}),
+    ("no-tv", {"dynamic.weight_tv": 0}),
+])
+def test_an_ablation_changes_one_thing_of_any_preset(name, ablation, changes):
+    before, after = flatten(to_mapping(preset(name))), flatten(to_mapping(ablate(preset(name), ablation)))
+    if ablation == "no-2d" and name != "builtin":
+        changes = changes | {"priors.base": before["priors.image"]}
+    assert {key: after[key] for key in after if after[key] != before[key]} == changes
+    assert ablation in ABLATIONS
+
+
+def test_without_the_image_model_others_still_take_parts_from_where_they_did():
+    def base(**priors):
+        return ablate(merge(preset("builtin"), {"priors": priors}), "no-2d").priors.base
+
+    assert (base(image="models/sd"), base(image="models/sd", base="parts"), base()) == ("models/sd", "parts", None)
+
+
+def test_an_unknown_ablation_is_told_the_nearest():
+    with pytest.raises(ValueError, match="there is no ablation 'hexplanes'; did you mean hexplane"):
+        ablate(preset("paper"), "hexplanes")

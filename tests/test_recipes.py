@@ -16,9 +16,10 @@ from dream4d import recipes
 from dream4d.cli import main
 from dream4d.film import Extent
 from dream4d.occupancy import OccupancyGrid
-from dream4d.presets import merge, preset
+from dream4d.presets import ablate, merge, preset
 from dream4d.priors.parts import Autoencoder
 from dream4d.run import Run
+from dream4d.scene import Scene
 
 STEPS = 3
 
@@ -39,7 +40,7 @@ def settings(tmp_path_factory):
     save_denoiser(priors / "video", unet_3d())
     return merge(preset("builtin"), {
         "device": "cpu",
-        "scene": {"log2_size": 10, "levels": 2},
+        "scene": {"log2_size": 10, "levels": 2, "plane_levels": 1, "plane_size": 8},
         "deformation": {"log2_size": 10, "levels": 2},
         "priors": {name: str(priors / name) for name in ("image", "multiview", "video")} | {"video_frames": 2},
         "static": {"steps": STEPS, "resolution": 8, "samples_per_ray": 16},
@@ -173,6 +174,18 @@ def test_static_then_animate_then_render(settings, tmp_path):
         recipes.animate(tmp_path / "still", "a cat is waving", settings, tmp_path / "still")
 
 
+@pytest.mark.parametrize(("ablation", "losses"), [("hexplane", {"video", "planes"}), ("no-grid", {"video", "tv"})])
+def test_other_fields_go_through_the_same_stages(settings, tmp_path, ablation, losses):
+    recipes.text_to_4d("a cat", ablate(settings, ablation), tmp_path / "run")
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert set(last) == {"stage", "step"} | losses
+    assert not Scene.load(tmp_path / "run" / "static.safetensors").moves
+    assert Scene.load(tmp_path / "run" / "scene.safetensors").moves
+    if ablation == "hexplane":
+        with pytest.raises(ValueError, match="can only be animated with --scene"):
+            recipes.animate(tmp_path / "run", "a cat", settings, tmp_path / "again")
+
+
 def test_an_ablation_needs_no_prior_of_its_own(settings, tmp_path):
     without = merge(settings, {"priors": {"image": "none", "base": settings.priors.image}})
     recipes.static_scene("a cat", without, tmp_path)
@@ -212,14 +225,16 @@ def test_sources_that_are_no_scene(tmp_path):
 class Rod(torch.nn.Module):
     """A straight rod, as thin as the string of a balloon, that turns about z by half a turn if it moves."""
 
-    def __init__(self, *, moves):
+    def __init__(self, *, moves, deforms):
         super().__init__()
         self.anything = torch.nn.Parameter(torch.zeros(1))
-        self.deformation = torch.nn.Identity() if moves else None
+        self.moves = moves
+        self.deformation = torch.nn.Identity() if deforms else None
         self.canonical = SimpleNamespace(density=self.density)
         self.axis = torch.tensor([0.8, 0.3, 0.4]) / 0.89**0.5
 
-    def density(self, points):
+    def density(self, points, time=0.0):
+        points = self.warp(points, time)
         along = points @ self.axis
         return 100.0 * (((points - along[:, None] * self.axis).norm(dim=-1) < 0.014) & (along.abs() < 0.8))
 
@@ -229,12 +244,15 @@ class Rod(torch.nn.Module):
         return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos(), z], dim=-1)
 
 
-@pytest.mark.parametrize("moves", [False, True], ids=["still", "moving"])
-def test_thin_parts_of_a_finished_scene_have_no_holes(moves):
-    rod = Rod(moves=moves)
+@pytest.mark.parametrize(
+    ("moves", "deforms", "moments"), [(False, False, 1), (True, True, 101), (True, False, 3)],
+    ids=["still", "deformed", "changing"],
+)
+def test_thin_parts_of_a_finished_scene_have_no_holes(moves, deforms, moments):
+    rod = Rod(moves=moves, deforms=deforms)
     extent = Extent(rod)
     on_axis = torch.linspace(-0.8, 0.8, 500)[:, None] * rod.axis
-    for time in torch.linspace(0, 1, 101).tolist() if moves else [0.0]:
+    for time in torch.linspace(0, 1, moments).tolist():
         grid = extent.at(time)
         assert grid.at(rod.warp(on_axis, -time)).all(), f"a hole at time {time}"
         assert grid.occupied.float().mean() < 0.01

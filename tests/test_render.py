@@ -96,8 +96,9 @@ def test_a_dynamic_step_changes_no_canonical_tensor():
     assert changed == {"deformation"}
 
 
-def test_gradients_reach_every_part_that_is_trained():
-    scene = tiny_scene(moving=True)
+@pytest.mark.parametrize("field", ["grid", "hexplane"])
+def test_gradients_reach_every_part_that_is_trained(field):
+    scene = tiny_scene(moving=True, field=field)
     out = render(scene, rays(), 0.5, occupancy=OccupancyGrid(), samples_per_ray=32)
     (out.rgb.square().sum() + out.displacement.square().sum()).backward()
     assert all(value.grad is not None and value.grad.any() for value in scene.parameters())
@@ -164,6 +165,34 @@ def test_a_scene_learns_a_ball_of_known_colour():
     assert loss < 2e-3  # 27 dB, aliasing at the silhouette included
 
 
+def test_a_hexplane_learns_a_ball_that_moves():
+    """A red ball of radius .3 on its way along y, from -.4 to .4."""
+    torch.manual_seed(0)
+    scene, grid = Scene(SceneShape("hexplane", plane_levels=2, plane_size=32, plane_times=5)), OccupancyGrid(16)
+    scene.add_motion(DeformationShape())
+    g = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(scene.parameters(), lr=0.02, betas=(0.9, 0.99), eps=1e-15)
+    black = torch.zeros(3)
+
+    def error(step, time):
+        view = rays(20, azimuth=step * 37.0, elevation=10.0 * (step % 7))
+        center = torch.tensor([0.0, 0.8 * time - 0.4, 0.0])
+        closest = torch.linalg.cross(view.origins - center, view.directions).norm(dim=-1)
+        target = (closest < 0.3)[:, None] * torch.tensor([0.9, 0.1, 0.1])
+        seen = render(scene, view, time, occupancy=grid, samples_per_ray=48, generator=g, background=black)
+        return (seen.rgb - target).square().mean()
+
+    for step in range(100):
+        if step % 16 == 0:
+            grid.update(scene.density, g, times=4)
+        loss = error(step, step * 0.381966 % 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert max(error(1, time) for time in (0.0, 0.25, 0.5, 0.75, 1.0)) < 5e-3
+
+
 def test_a_deformation_learns_a_known_shift():
     """Pictures of the frozen scene shifted by .2 along y at every time: the field must find that displacement."""
     scene = tiny_scene(moving=True)
@@ -200,15 +229,18 @@ def gradients(scene, out):
     return torch.autograd.grad(loss, [p for p in scene.parameters() if p.requires_grad])
 
 
-@pytest.mark.parametrize("moving", [False, True], ids=["still", "moving"])
+@pytest.mark.parametrize(
+    ("moving", "field"), [(False, "grid"), (True, "grid"), (True, "hexplane")], ids=["still", "moving", "hexplane"]
+)
 @pytest.mark.parametrize("few", [0, 2**20], ids=["hidden samples skipped", "all computed"])
 @pytest.mark.parametrize("budget", [1, 50, 5000])
-def test_rendering_again_within_a_budget_gives_the_same_gradients(moving, few, budget, monkeypatch):
+def test_rendering_again_within_a_budget_gives_the_same_gradients(moving, field, few, budget, monkeypatch):
     """Of rays with jitter and times of their own, some of which see nothing; one ray may hold more than the budget."""
     monkeypatch.setattr("dream4d.render.FEW", {"cpu": few})
-    scene, view = tiny_scene(moving=moving), rays(10)
+    scene, view = tiny_scene(moving=moving, field=field), rays(10)
     with torch.no_grad():
-        scene.canonical.grid.table.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
+        for features in scene.canonical.grid.parameters():
+            features.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
     if moving:
         scene.freeze_canonical()
 

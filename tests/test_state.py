@@ -2,21 +2,33 @@ import pytest
 import torch
 from tiny_scene import tiny_scene
 
-from dream4d.encodings import HashGrid
+from dream4d.dynamic import start_dynamic
+from dream4d.encodings import HashGrid, HexPlane
 from dream4d.state import StepReport
 from dream4d.static import start_static
 
 
-def test_grids_learn_faster_and_do_not_decay():
-    scene = tiny_scene()
+@pytest.mark.parametrize("field", ["grid", "hexplane"])
+def test_grids_learn_faster_and_do_not_decay(field):
+    scene = tiny_scene(field=field)
     state = start_static(scene, seed=0)
-    state.set_learning_rates(grid=0.01, mlp=0.001)
+    state.set_learning_rates(grid=0.01, mlp=0.001, time=0.1)
     grid, mlp = state.optimizer.param_groups
-    expected = {p for part in scene.modules() if isinstance(part, HashGrid) for p in part.parameters()}
+    expected = {p for part in scene.modules() if isinstance(part, HashGrid | HexPlane) for p in part.parameters()}
     assert set(grid["params"]) == expected
     assert {*grid["params"], *mlp["params"]} == set(scene.parameters())
     assert (grid["lr"], grid["weight_decay"], mlp["lr"], mlp["weight_decay"]) == (0.01, 0.0, 0.001, 0.01)
     assert grid["betas"] == (0.9, 0.99)
+
+
+def test_planes_of_time_have_a_learning_rate_of_their_own():
+    state = start_dynamic(tiny_scene(moving=True, field="hexplane"), seed=0)
+    state.set_learning_rates(grid=0.01, mlp=0.001, time=0.1)
+    groups = {group["lr"]: {id(p) for p in group["params"]} for group in state.optimizer.param_groups}
+    plane = state.scene.hexplane
+    assert groups[0.1] == {id(p) for p in plane.time}
+    assert groups[0.01] == {id(p) for p in plane.space}
+    assert sum(map(len, groups.values())) == len(list(state.scene.parameters()))
 
 
 def test_tensors_survive_safetensors(tmp_path):

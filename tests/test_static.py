@@ -30,10 +30,13 @@ def fit(state, settings=SETTINGS, *, image=True, multiview=True):
     )
 
 
-@pytest.mark.parametrize(("image", "multiview"), [(True, True), (True, False), (False, True)])
-def test_every_combination_of_priors_pulls_the_scene_to_their_mean(image, multiview):
+@pytest.mark.parametrize(
+    ("image", "multiview", "field"),
+    [(True, True, "grid"), (True, False, "grid"), (False, True, "grid"), (True, True, "hexplane")],
+)
+def test_every_combination_of_priors_pulls_the_scene_to_their_mean(image, multiview, field):
     """Every picture of the world is one flat colour (its data), so every pixel of the scene goes there."""
-    state = start_static(tiny_scene(), seed=0)
+    state = start_static(tiny_scene(field=field), seed=0)
     fast = Constant(0.03)
     settings = replace(
         SETTINGS, steps=80, flat_background=0.0, learning_rate_grid=fast, learning_rate_mlp=fast

@@ -17,7 +17,7 @@ import tyro
 
 from dream4d import __version__
 from dream4d.notation import format_schedule, parse_schedule
-from dream4d.presets import BUILTIN, SCHEDULES, Preset, merge, preset, suggest, to_mapping
+from dream4d.presets import BUILTIN, SCHEDULES, Preset, ablate, merge, preset, suggest, to_mapping
 from dream4d.run import flatten, read_yaml, slug
 
 Prompt = tyro.conf.Positional[str]
@@ -37,7 +37,20 @@ class Options:
     """Folder of the run; by default runs/ and the prompt. The same command again goes on where it stopped."""
     overwrite: bool = False
     """Drop the run that is in the folder."""
+    ablation: str | None = None
+    """What the paper compares itself with, in place of a part of the method, whatever the other options say: `no-2d`,
+    `no-3d` (without the image or the multi-view model), `hexplane` (one field of space and time, all of it trained by
+    the video model), `no-grid` (a deformation by positional encoding) or `no-tv` (without total variation)."""
     settings: Annotated[Preset, tyro.conf.arg(name="")] = BUILTIN
+
+    def job(self) -> Preset:
+        """The settings, less what the ablation takes away."""
+        return self.settings if self.ablation is None else ablate(self.settings, self.ablation)
+
+    def folder(self, prompt: str) -> Path:
+        """Where the run goes."""
+        name = slug(prompt) if self.ablation is None else f"{slug(prompt)}-{self.ablation}"
+        return self.out or Path("runs") / name
 
 
 @dataclass(frozen=True)
@@ -193,16 +206,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(command: Generate) -> None:
     from dream4d import recipes
 
-    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.settings
-    out = command.options.out or Path("runs") / slug(prompt)
+    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.job()
+    out = command.options.folder(prompt)
     _announce(recipes.text_to_4d(prompt, settings, out, overwrite=command.options.overwrite))
 
 
 def static(command: Static) -> None:
     from dream4d import recipes
 
-    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.settings
-    out = command.options.out or Path("runs") / slug(prompt)
+    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.job()
+    out = command.options.folder(prompt)
     _announce(recipes.static_scene(prompt, settings, out, overwrite=command.options.overwrite))
 
 
@@ -210,10 +223,10 @@ def animate(command: Animate) -> None:
     from dream4d import recipes
 
     prompt = _checked_prompt(command.prompt or recipes.prompt_of(command.source), command.options)
-    out = command.options.out or Path("runs") / slug(prompt)
+    out = command.options.folder(prompt)
     if command.options.out is None and out.resolve() == command.source.resolve():
         out = out.with_name(f"{out.name}-animated")
-    settings = command.options.settings
+    settings = command.options.job()
     _announce(recipes.animate(command.source, prompt, settings, out, overwrite=command.options.overwrite))
 
 
@@ -369,7 +382,7 @@ def _checked_prompt(prompt: str, options: Options) -> str:
     prompt = " ".join(prompt.split())
     if not prompt:
         raise ValueError('the prompt is empty: say what is there, e.g. "a red cat wearing a top hat is waving"')
-    priors = options.settings.priors
+    priors = options.job().priors
     if "builtin" in (priors.image, priors.multiview, priors.video):
         from dream4d.toyworld import grammar
 

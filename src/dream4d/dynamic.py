@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dream4d.cameras import Cameras, Rays, sample_clip, view_words
 from dream4d.distill import VideoPrior, video_reconstruction_loss
-from dream4d.losses import total_variation
+from dream4d.losses import plane_variation, total_variation
 from dream4d.occupancy import OccupancyGrid
 from dream4d.render import BUDGET, render
 from dream4d.scene import Scene
@@ -20,14 +20,14 @@ _PAPER = DynamicSettings()
 
 
 def start_dynamic(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = None) -> State:
-    """The state before the first step; the canonical scene and the background are frozen here.
+    """The state before the first step; all that is not the scene's motion is frozen here.
 
     occupancy: see `state.start`.
 
-    Raises ValueError where the scene has no deformation field (`Scene.add_deformation` gives it one).
+    Raises ValueError where nothing can move in the scene (`Scene.add_motion` changes that).
     """
-    if scene.deformation is None:
-        raise ValueError("the scene has no deformation field: call scene.add_deformation() before the dynamic stage")
+    if not scene.moves:
+        raise ValueError("the scene has no deformation field: call scene.add_motion() before the dynamic stage")
     scene.freeze_canonical()
     return start(scene, seed=seed, occupancy=occupancy)
 
@@ -36,17 +36,16 @@ def fit_dynamic(
     state: State, *, video_prior: VideoPrior, prompt: str, negative: str = "", settings: DynamicSettings = _PAPER,
     budget: int = BUDGET,
 ) -> Iterator[StepReport]:
-    """Train the deformation of `state.scene` until step `settings.steps`; yields after each step, when `state` may be
+    """Train the motion of `state.scene` until step `settings.steps`; yields after each step, when `state` may be
     saved. The prior reads `prompt` and the words of the view; `negative` is its unconditional input.
     budget: see `render.render`; it changes memory and time, not the step."""
     scene, generator = state.scene, state.generator
-    assert scene.deformation is not None
     trained = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
-    assert trained == {id(p) for p in scene.deformation.parameters()}, "only the deformation is trained"
+    assert trained == {id(p) for p in scene.motion()}, "only the motion is trained"
     while (step := state.step) < settings.steps:
         scene.active_levels = settings.levels(step)
-        rate = settings.learning_rate(step)
-        state.set_learning_rates(grid=rate, mlp=rate)
+        rate = settings.learning_rate(step) if scene.hexplane is None else settings.learning_rate_fields(step)
+        state.set_learning_rates(grid=rate, mlp=rate, time=settings.learning_rate_time(step))
         if step % settings.occupancy_every == 0:
             state.occupancy.update(scene.density, generator, times=settings.occupancy_times)
         cameras = sample_clip(
@@ -62,9 +61,14 @@ def fit_dynamic(
                 timesteps=settings.timesteps(step), pixel_weight=settings.weight_pixels,
                 pixel_frames=settings.frames_pixels, generator=generator,
             ),
-            "tv": total_variation(displacement / 2),  # our cube has side 2, the one that lambda_TV is meant for side 1
         }
-        loss = settings.weight_video * losses["video"] + settings.weight_tv * losses["tv"]  # L of Sec. 3.2
+        loss = settings.weight_video * losses["video"]  # L of Sec. 3.2
+        if scene.hexplane is None:
+            losses["tv"] = total_variation(displacement / 2)  # our cube has side 2, that of lambda_TV side 1
+            loss = loss + settings.weight_tv * losses["tv"]
+        else:
+            losses["planes"] = plane_variation(scene.hexplane.parameters())
+            loss = loss + settings.weight_planes * losses["planes"]
 
         state.optimizer.zero_grad()
         loss.backward()

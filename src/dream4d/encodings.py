@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dream4d.ops.encoded_mlp import encoded_mlp
 from dream4d.ops.hashgrid import GridLayout, encode
@@ -36,25 +37,74 @@ class HashGrid(nn.Module):
 
 
 class PositionalEncoding(nn.Module):
-    """sin and cos of 2^k pi x for x in [-1, 1] (NeRF); the baseline of the paper's ablation (Sec. 4.3, Fig. 6)."""
+    """x in [-1, 1], then sin and cos of 2^k pi x (NeRF); the baseline of the paper's ablation (Sec. 4.1, Fig. 6).
+
+    Without x itself both ends of an axis would look the same, and a motion would have to end where it began.
+    """
 
     def __init__(self, dim: int, *, frequencies: int) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.width = 2 * frequencies * dim
+        self.width = (1 + 2 * frequencies) * dim
 
     def forward(self, points: Tensor, active_levels: int | None = None) -> Tensor:
-        """points: [n, dim] in [0, 1] -> [n, width]; frequencies from `active_levels` on are zeros."""
+        """points: [n, dim] in [0, 1] -> [n, width]; octaves from `active_levels` on are zeros."""
         octave = torch.arange(self.frequencies, dtype=points.dtype, device=points.device)
-        angles = math.pi * octave.exp2()[:, None] * (2 * points - 1)[:, None]  # [n, frequencies, dim]
+        x = 2 * points - 1
+        angles = math.pi * octave.exp2()[:, None] * x[:, None]  # [n, frequencies, dim]
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
         if active_levels is not None:
             waves = waves * (octave < active_levels)[:, None]
-        return waves.flatten(1)
+        return torch.cat([x, waves.flatten(1)], dim=1)
 
     def mlp(self, points: Tensor, weights: Sequence[Tensor], active_levels: int | None = None) -> Tensor:
         """As `HashGrid.mlp`."""
         return mlp(self(points, active_levels), weights)
+
+
+class HexPlane(nn.Module):
+    """Features of points in space and time from planes (Cao and Johnson 2023): products of the complementary planes xy
+    and zt, xz and yt, yz and xt, side by side, at several resolutions. The paper's ablation (Sec. 4.1, Fig. 5).
+
+    Until `add_time` there are only planes of space. Those of time begin as ones and so change nothing (K-Planes).
+    """
+
+    def __init__(self, *, levels: int = 4, size: int = 512, features: int = 8) -> None:
+        """size: rows of the finest level's planes along an axis of space; each level before it has half as many.
+
+        Raises ValueError where the coarsest would have none to interpolate between.
+        """
+        super().__init__()
+        if size >> (levels - 1) < 2:
+            raise ValueError(f"{levels} levels of planes need {2**levels} rows or more, not {size}: raise plane_size")
+        self.features, self.width = features, 3 * levels * features
+        self.sizes = [size >> halvings for halvings in reversed(range(levels))]
+        self.space = nn.ParameterList(torch.empty(3, features, n, n).uniform_(-1e-4, 1e-4) for n in self.sizes)
+        self.time: nn.ParameterList | None = None
+
+    def add_time(self, rows: int) -> None:
+        """New planes of time, with so many rows along it, on the device of the others."""
+        device = self.space[0].device
+        self.time = nn.ParameterList(torch.ones(3, self.features, rows, n, device=device) for n in self.sizes)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """points: [n, 3], or [n, 4] with the time, in [0, 1] -> [n, width]."""
+        x, y, z, *time = (2 * points - 1).unbind(1)
+        space = torch.stack([torch.stack(pair, dim=-1) for pair in ((x, y), (x, z), (y, z))])[:, None]
+        features = [_bilinear(planes, space) for planes in self.space]
+        if time and self.time is not None:
+            moments = torch.stack([torch.stack([axis, time[0]], dim=-1) for axis in (z, y, x)])[:, None]
+            features = [f * _bilinear(planes, moments) for f, planes in zip(features, self.time, strict=True)]
+        return torch.cat(features, dim=1).flatten(0, 1).T
+
+    def mlp(self, points: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """As `HashGrid.mlp`."""
+        return mlp(self(points), weights)
+
+
+def _bilinear(planes: Tensor, places: Tensor) -> Tensor:
+    """planes [p, features, rows, columns] at places [p, 1, n, 2], (column, row) in [-1, 1] -> [p, features, n]."""
+    return F.grid_sample(planes, places, align_corners=True, padding_mode="border")[:, :, 0]
 
 
 def spherical_harmonics(directions: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dream4d.encodings import HashGrid, PositionalEncoding, spherical_harmonics
+from dream4d.encodings import HashGrid, HexPlane, PositionalEncoding, spherical_harmonics
 from dream4d.ops.mlp import mlp
 
 
@@ -27,27 +27,30 @@ def weights_of(network: nn.Sequential) -> list[Tensor]:
 class RadianceField(nn.Module):
     """The canonical scene: density and colour of points in [-1, 1]^3, two MLPs on one grid (paper Sec. 3.1, supp. 2).
 
-    The density starts as a ball, softplus(MLP + blob_scale * (1 - |x| / blob_radius)).
+    The density starts as a ball, softplus(MLP + blob_scale * (1 - |x| / blob_radius)). On a `HexPlane` in place of the
+    hash grid it is a scene that may change with time, [n] in [0, 1]; None is the scene before its planes of time.
     """
 
-    def __init__(self, grid: HashGrid, *, hidden: int = 64, blob_scale: float = 10.0, blob_radius: float = 0.5) -> None:
+    def __init__(
+        self, grid: HashGrid | HexPlane, *, hidden: int = 64, blob_scale: float = 10.0, blob_radius: float = 0.5
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.blob_scale, self.blob_radius = blob_scale, blob_radius
         self.density_mlp = build_mlp(grid.width, hidden, 1, 1)
         self.color_mlp = build_mlp(grid.width, hidden, 1, 3)
 
-    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, points: Tensor, time: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """points: [n, 3] -> density [n] per scene unit, rgb [n, 3] in [0, 1]."""
         heads = [weights_of(self.density_mlp), weights_of(self.color_mlp)]
         (density_in, density_out), (color_in, color_out) = heads
         both = [torch.cat([density_in, color_in]), torch.block_diag(density_out, color_out)]  # side by side, as one MLP
-        density, rgb = self.grid.mlp((points + 1) / 2, both).split([1, 3], dim=1)
+        density, rgb = self.grid.mlp(_unit(points, time), both).split([1, 3], dim=1)
         return self._density(points, density[:, 0]), rgb.sigmoid()
 
-    def density(self, points: Tensor) -> Tensor:
+    def density(self, points: Tensor, time: Tensor | None = None) -> Tensor:
         """points: [n, 3] -> [n]"""
-        return self._density(points, self.grid.mlp((points + 1) / 2, weights_of(self.density_mlp))[:, 0])
+        return self._density(points, self.grid.mlp(_unit(points, time), weights_of(self.density_mlp))[:, 0])
 
     def _density(self, points: Tensor, learned: Tensor) -> Tensor:
         slope = self.blob_scale / self.blob_radius
@@ -61,17 +64,24 @@ class DeformationField(nn.Module):
         super().__init__()
         self.encoding = encoding
         self.mlp = build_mlp(encoding.width, hidden, layers, 3)
+        if isinstance(encoding, PositionalEncoding):
+            nn.init.uniform_(weights_of(self.mlp)[-1], -1e-4, 1e-4)
 
     def forward(self, points: Tensor, time: Tensor, active_levels: int | None = None) -> Tensor:
         """points: [n, 3] in [-1, 1]; time: [n] in [0, 1] -> D in scene units, [n, 3] in (-2, 2).
 
         D is 2 sigmoid(MLP) - 1 in a cube of side 1, hence the outer 2 in ours of side 2. An MLP without biases on
-        features near 0 starts it near 0.
+        features near 0 starts it near 0; on those of a positional encoding, a last layer near 0 does.
         """
-        moments = torch.cat([(points + 1) / 2, time[:, None]], dim=-1)
-        learned = self.encoding.mlp(moments, weights_of(self.mlp), active_levels)
+        learned = self.encoding.mlp(_unit(points, time), weights_of(self.mlp), active_levels)
         displacement: Tensor = 2 * (2 * learned.sigmoid() - 1)
         return displacement
+
+
+def _unit(points: Tensor, time: Tensor | None) -> Tensor:
+    """Points [n, 3] in [-1, 1], and times [n] if there are any, as encodings want them: [n, 3 or 4] in [0, 1]."""
+    unit = (points + 1) / 2
+    return unit if time is None else torch.cat([unit, time[:, None]], dim=-1)
 
 
 class Background(nn.Module):

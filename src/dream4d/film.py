@@ -51,39 +51,53 @@ class Extent:
     Training's grid forgets and is updated again and again; this one must find at once what is much thinner than a
     cell. So nothing decays, cells beside an occupied one count too, and after a first look everywhere all further
     points go to where anything may be. Faint specks that touch nothing do not count: distillation leaves some in the
-    air. A moving scene occupies what it warps into the occupied part of the canonical.
-    moments: when one that moves is looked at to find where it ever is.
+    air. A deformed scene occupies what it warps into the occupied part of the canonical; one that changes otherwise is
+    looked at anew at each time.
+    moments: when a deformed one is looked at to find where it ever is.
     """
 
     def __init__(self, scene: Scene, *, resolution: int = 64, moments: int = 48) -> None:
         self._scene, self._resolution = scene, resolution
         self._generator = torch.Generator().manual_seed(0)
-        near = self._grid(resolution, dilation=2)
-        for _ in range(4):
-            near.update(scene.canonical.density, self._generator)
-        self._still = self._grid(resolution)
-        self._still.values = near.values
-        for _ in range(8):
-            self._still.update(lambda points: self._within(near, points, scene.canonical.density), self._generator)
-        solid = self._still.values > SOLID / (2 * self._still.radius / resolution)
-        settled = without_floaters(self._still.occupied, solid, smallest=resolution**3 // 1000)
-        self._still.occupied = dilate(settled, 1)
-        self._ever = self._still if scene.deformation is None else self._grid(32, dilation=1)
-        for moment in np.linspace(0, 1, 0 if scene.deformation is None else moments).tolist():
-            self._ever.update(partial(self._occupied, time=moment), self._generator)
         self._known: dict[float, OccupancyGrid] = {}
+        if scene.deformation is None:
+            return
+        self._still, self._ever = self._find(scene.canonical.density), self._grid(32, dilation=1)
+        for moment in np.linspace(0, 1, moments).tolist():
+            self._ever.update(partial(self._occupied, time=moment), self._generator)
 
     def at(self, time: float) -> OccupancyGrid:
         """The grid of a time in [0, 1]."""
-        if self._scene.deformation is None:
-            return self._still
+        time = time if self._scene.moves else 0.0
         if time not in self._known:
-            grid = self._known[time] = self._grid(self._resolution)
-            for _ in range(2):
-                grid.update(
-                    lambda points: self._within(self._ever, points, partial(self._occupied, time=time)), self._generator
-                )
+            if self._scene.deformation is None:
+                self._known[time] = self._find(partial(self._scene.density, time=time))
+            else:
+                self._known[time] = self._warped(time)
         return self._known[time]
+
+    def _warped(self, time: float) -> OccupancyGrid:
+        """The cells that are warped into those of the canonical scene."""
+        grid = self._grid(self._resolution)
+        for _ in range(2):
+            grid.update(
+                lambda points: self._within(self._ever, points, partial(self._occupied, time=time)), self._generator
+            )
+        return grid
+
+    def _find(self, density: Callable[[Tensor], Tensor]) -> OccupancyGrid:
+        """The cells of what has this density."""
+        near = self._grid(self._resolution, dilation=2)
+        for _ in range(4):
+            near.update(density, self._generator)
+        grid = self._grid(self._resolution)
+        grid.values = near.values
+        for _ in range(8):
+            grid.update(lambda points: self._within(near, points, density), self._generator)
+        solid = grid.values > SOLID / (2 * grid.radius / self._resolution)
+        settled = without_floaters(grid.occupied, solid, smallest=self._resolution**3 // 1000)
+        grid.occupied = dilate(settled, 1)
+        return grid
 
     def _grid(self, resolution: int, dilation: int = 0) -> OccupancyGrid:
         grid = OccupancyGrid(resolution, decay=1.0, dilation=dilation)

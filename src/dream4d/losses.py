@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor
 
 
@@ -13,6 +16,12 @@ def total_variation(displacement: Tensor) -> Tensor:
     """
     t, y, x = (displacement.diff(dim=axis).square().sum() for axis in (1, 2, 3))
     return (t + y + x) / len(displacement)
+
+
+def plane_variation(planes: Iterable[Tensor]) -> Tensor:
+    """Total variation of feature planes, each [.., rows, columns] -> scalar: the sum over planes and both axes of the
+    mean squared difference of neighbours. What keeps a HexPlane smooth, in place of `total_variation`."""
+    return torch.stack([plane.diff(dim=axis).square().mean() for plane in planes for axis in (-2, -1)]).sum()
 
 
 def opacity_entropy(opacity: Tensor) -> Tensor:

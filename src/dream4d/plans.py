@@ -73,6 +73,9 @@ UNET = 19_000
 SAMPLE = {"static": 210, "dynamic": 360}
 """A sample along a ray whose gradients are kept. Measured on an H100: 2.5 GiB for 12 million of the static stage, 2.6
 for 7.3 million of the dynamic one."""
+FEATURE = {"static": 12, "dynamic": 20}
+"""What a sample takes more for each feature of a HexPlane. 4 and 12 are kept, counted on a CPU; the rest is two more
+arrays of the backward pass, an estimate."""
 PLACE, LOOK = 16, 100
 """A sample of which only its place is kept, and the same while all are looked at without gradients. Estimates."""
 SHARE = {"static": 0.09, "dynamic": 0.052}
@@ -85,29 +88,33 @@ SPARE = 0.92
 """Part of the free memory that a plan may need: allocators leave gaps."""
 
 
-def static_need(plan: Plan, settings: StaticSettings, sizes: Sequence[Size], *, downsampling: int = 8) -> float:
+def static_need(
+    plan: Plan, settings: StaticSettings, sizes: Sequence[Size], *, downsampling: int = 8, features: int = 0
+) -> float:
     """Bytes of a step of the static stage beside the models' weights: the larger of its first and its last step.
 
-    sizes: of the priors' images. downsampling: of their latents.
+    sizes: of the priors' images. downsampling: of their latents. features: of the scene's HexPlane, if it is on one.
     """
+    sample = SAMPLE["static"] + FEATURE["static"] * features
     needs = []
     for step in (0, max(settings.steps - 1, 0)):
         images, side = settings.images(step), settings.resolution(step)
         samples = round(SHARE["static"] * images * side**2 * settings.samples_per_ray)
-        needs.append(_need(plan, images, sizes, samples, SAMPLE["static"], downsampling, decoded=0))
+        needs.append(_need(plan, images, sizes, samples, sample, downsampling, decoded=0))
     return max(needs)
 
 
 def dynamic_need(
-    plan: Plan, settings: DynamicSettings, *, frames: int, size: Size, downsampling: int = 8
+    plan: Plan, settings: DynamicSettings, *, frames: int, size: Size, downsampling: int = 8, features: int = 0
 ) -> float:
     """Bytes of a step of the dynamic stage beside the models' weights. size: of the prior's frames, of which a clip has
-    `frames`."""
+    `frames`. features: as for `static_need`."""
+    sample = SAMPLE["dynamic"] + FEATURE["dynamic"] * features
     images, last = settings.clips * frames, max(settings.steps - 1, 0)
     rays = max(settings.height(step) * settings.width(step) for step in (0, last))
     samples = round(SHARE["dynamic"] * images * rays * settings.samples_per_ray)
     decoded = settings.clips * min(frames, settings.frames_pixels or frames) if settings.weight_pixels else 0
-    return _need(plan, images, [size], samples, SAMPLE["dynamic"], downsampling, decoded=decoded)
+    return _need(plan, images, [size], samples, sample, downsampling, decoded=decoded)
 
 
 def _need(

@@ -66,13 +66,14 @@ FAST = replace(
         steps=3500, samples_per_ray=256, frames_pixels=4,
         timesteps=Interval(Linear(0.99, 0.2, steps=3500), Linear(0.99, 0.5, steps=3500)),
         levels=Levels(4, every=175, most=12), learning_rate=Milestones(1e-3, at=(2800, 3150)),
+        learning_rate_fields=Milestones(1e-3, at=(2800, 3150)), learning_rate_time=Milestones(1e-2, at=(2800, 3150)),
     ),
 )
 
 BUILTIN = Preset(
     negative="",
     priors=PriorSettings(video_frames=16, video_resolution=None),
-    scene=SceneShape(levels=12, growth=1.233, log2_size=15),
+    scene=SceneShape(levels=12, growth=1.233, log2_size=15, plane_levels=3, plane_size=128, plane_times=16),
     deformation=DeformationShape(levels=8, log2_size=16),
     # The multi-view prior knows no props and would rub them out again: its weight falls once the shape is settled.
     static=StaticSettings(
@@ -91,11 +92,22 @@ BUILTIN = Preset(
         steps=240, height=Constant(40), width=Constant(40), samples_per_ray=96, guidance=5.0, weight_tv=30.0,
         timesteps=Interval(Linear(0.98, 0.55, steps=240), Linear(0.98, 0.85, steps=240)),
         levels=Levels(1, every=40, most=6), learning_rate=Milestones(5e-3, at=(160, 200)), occupancy_times=4,
+        # What does not depend on time learns slowly: at 5e-3 the face fades more and less moves.
+        learning_rate_fields=Milestones(1e-3, at=(160, 200)), learning_rate_time=Milestones(0.02, at=(160, 200)),
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),
 )
 
 PRESETS = {"builtin": BUILTIN, "paper": PAPER, "fast": FAST}
+
+ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "no-2d": {"priors": {"image": "none"}},
+    "no-3d": {"priors": {"multiview": "none"}},
+    "hexplane": {"scene": {"field": "hexplane"}},
+    "no-grid": {"deformation": {"encoding": "positional"}},
+    "no-tv": {"dynamic": {"weight_tv": 0.0}},
+}
+"""What the paper leaves out to show what it is good for (Sec. 4.1, Table 1): of any preset, the settings to change."""
 
 
 def preset(name: str) -> Preset:
@@ -103,6 +115,19 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; {suggest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def ablate(settings: Preset, name: str) -> Preset:
+    """`settings` with the changes of ABLATIONS. Where the image model goes, others still take what they lack from it.
+
+    Raises ValueError, with the nearest right name, for an unknown one.
+    """
+    if name not in ABLATIONS:
+        raise ValueError(f"there is no ablation {name!r}; {suggest(name, ABLATIONS)}")
+    ablated, image = merge(settings, ABLATIONS[name]), settings.priors.image
+    if ablated.priors.image == image or image == "builtin" or settings.priors.base:
+        return ablated
+    return merge(ablated, {"priors": {"base": image}})
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

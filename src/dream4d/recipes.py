@@ -72,6 +72,8 @@ def animate(source: str | Path, prompt: str, settings: Preset, out: str | Path, 
     scene = find_scene(source)
     if Path(out).resolve() == scene.parent.resolve():
         raise ValueError(f"{out} is the run to animate: choose another --out")
+    if (field := Scene.load(scene).shape.field) != settings.scene.field:
+        raise ValueError(f"{source} is a scene of field {field}: it can only be animated with --scene.field {field}")
     with Run(out, _job("animate", prompt, settings, source=str(source)), overwrite=overwrite) as run:
         if not run.scene.exists():
             _dynamic_stage(run, scene, prompt, settings)
@@ -110,7 +112,7 @@ def render_sheet(
 
 def _sheet(scene: Scene, occupancy: Occupancy, size: int, samples_per_ray: int, background: RGB | None) -> Any:
     return still_sheet(
-        scene, occupancy, times=(0.0,) if scene.deformation is None else THROUGHOUT, azimuths=AROUND, size=size,
+        scene, occupancy, times=THROUGHOUT if scene.moves else (0.0,), azimuths=AROUND, size=size,
         samples_per_ray=samples_per_ray, background=background,
     )
 
@@ -161,7 +163,9 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
 
     def need(plan: Plan) -> float:
         sizes = [prior.resolution for prior in priors]
-        return static_need(plan, settings.static, sizes, downsampling=_downsampling(priors))
+        return static_need(
+            plan, settings.static, sizes, downsampling=_downsampling(priors), features=_plane_features(scene)
+        )
 
     def fit(plan: Plan) -> Iterator[StepReport]:
         _apply(plan, settings, priors)
@@ -187,7 +191,7 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
     scene = Scene.load(source)
-    scene.add_deformation(settings.deformation)
+    scene.add_motion(settings.deformation)
     state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "dynamic", state)
     with fitting("loading the video model"):
@@ -196,7 +200,8 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
 
     def need(plan: Plan) -> float:
         return dynamic_need(
-            plan, settings.dynamic, frames=video.frames, size=video.resolution, downsampling=_downsampling([video])
+            plan, settings.dynamic, frames=video.frames, size=video.resolution, downsampling=_downsampling([video]),
+            features=_plane_features(scene),
         )
 
     def fit(plan: Plan) -> Iterator[StepReport]:
@@ -221,6 +226,10 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
 
 def _downsampling(priors: Iterable[ImagePrior | TextToVideo]) -> int:
     return min((prior.parts.autoencoder.downsampling for prior in priors), default=8)
+
+
+def _plane_features(scene: Scene) -> int:
+    return 0 if scene.hexplane is None else scene.hexplane.width
 
 
 def _encode_prompts(priors: Iterable[ImagePrior | TextToVideo], prompt: str, settings: Preset) -> None:

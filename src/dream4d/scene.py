@@ -1,4 +1,4 @@
-"""A moving scene: canonical radiance field, background and, once it moves, a deformation field."""
+"""A moving scene: canonical radiance field, background and, once it moves, a deformation field or planes of time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dream4d.encodings import HashGrid, PositionalEncoding
+from dream4d.encodings import HashGrid, HexPlane, PositionalEncoding
 from dream4d.fields import Background, DeformationField, RadianceField
 from dream4d.files import atomic
 from dream4d.settings import DeformationShape, SceneShape
@@ -29,25 +29,54 @@ class Query(NamedTuple):
 
 
 class Scene(nn.Module):
-    """Points are in [-1, 1]^3, time in [0, 1]. `active_levels`: levels of the 4D grid that are on, None for all."""
+    """Points are in [-1, 1]^3, time in [0, 1]. `active_levels`: levels of the 4D grid that are on, None for all.
+
+    It moves by a deformation of the canonical scene; on a HexPlane, the canonical scene itself changes with time.
+    """
 
     def __init__(self, shape: SceneShape) -> None:
         super().__init__()
         self.shape = shape
         self.deformation_shape: DeformationShape | None = None
         self.active_levels: int | None = None
-        grid = HashGrid(
-            3, levels=shape.levels, features=shape.features, base=shape.base, growth=shape.growth,
-            log2_size=shape.log2_size,
-        )
+        grid: HashGrid | HexPlane
+        if shape.field == "grid":
+            grid = HashGrid(
+                3, levels=shape.levels, features=shape.features, base=shape.base, growth=shape.growth,
+                log2_size=shape.log2_size,
+            )
+        else:
+            grid = HexPlane(levels=shape.plane_levels, size=shape.plane_size, features=shape.plane_features)
         self.canonical = RadianceField(
             grid, hidden=shape.hidden, blob_scale=shape.blob_scale, blob_radius=shape.blob_radius
         )
         self.background = Background(hidden=shape.hidden)
         self.deformation: DeformationField | None = None
 
+    @property
+    def hexplane(self) -> HexPlane | None:
+        """What the canonical scene is on, if that is one."""
+        return self.canonical.grid if isinstance(self.canonical.grid, HexPlane) else None
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is anything in it that depends on time."""
+        return self.deformation is not None or (self.hexplane is not None and self.hexplane.time is not None)
+
+    def add_motion(self, shape: DeformationShape) -> None:
+        """Let the scene move anew, from rest: by planes of time if it is a HexPlane, else by a deformation."""
+        if self.hexplane is not None:
+            self.hexplane.add_time(self.shape.plane_times)
+        else:
+            self.add_deformation(shape)
+
+    def motion(self) -> list[nn.Parameter]:
+        """What the dynamic stage trains: the deformation (paper Sec. 3.2), or all of a HexPlane scene (MAV3D)."""
+        return list((self if self.deformation is None else self.deformation).parameters())
+
     def add_deformation(self, shape: DeformationShape) -> None:
         """Give the scene a new deformation field, on the scene's device, whose displacement is about 0."""
+        assert self.hexplane is None, "a HexPlane moves by planes of time"
         encoding: HashGrid | PositionalEncoding
         if shape.encoding == "grid":
             encoding = HashGrid(
@@ -61,19 +90,21 @@ class Scene(nn.Module):
         self.deformation_shape = shape
 
     def freeze_canonical(self) -> None:
-        """From here on only the deformation is trained (paper Sec. 3.2)."""
-        self.canonical.requires_grad_(False)
-        self.background.requires_grad_(False)
+        """From here on only the motion is trained (paper Sec. 3.2); nothing is frozen where that is the whole scene."""
+        self.requires_grad_(False)
+        for parameter in self.motion():
+            parameter.requires_grad_(True)
 
     def forward(self, points: Tensor, time: float | Tensor = 0.0) -> Query:
         """points: [n, 3] of the moving scene; time: a number or [n]."""
         canonical, displacement = self._displace(points, time)
-        density, rgb = self.canonical(canonical)
+        density, rgb = self.canonical(canonical, self._moment(canonical, time))
         return Query(density, rgb, displacement)
 
     def density(self, points: Tensor, time: float | Tensor = 0.0) -> Tensor:
         """points: [n, 3] of the moving scene; time: a number or [n] -> [n]."""
-        return self.canonical.density(self.warp(points, time))
+        canonical = self.warp(points, time)
+        return self.canonical.density(canonical, self._moment(canonical, time))
 
     def warp(self, points: Tensor, time: float | Tensor) -> Tensor:
         """Where points [n, 3] of the moving scene lie in the canonical one."""
@@ -84,9 +115,12 @@ class Scene(nn.Module):
         points = points.clamp(-1, 1)
         if self.deformation is None:
             return points, None
-        times = torch.as_tensor(time, dtype=points.dtype, device=points.device).expand(len(points))
-        displacement = self.deformation(points, times, self.active_levels)
+        displacement = self.deformation(points, _times(points, time), self.active_levels)
         return (points + displacement).clamp(-1, 1), displacement
+
+    def _moment(self, points: Tensor, time: float | Tensor) -> Tensor | None:
+        """[n], if the canonical scene itself may change with time."""
+        return None if self.hexplane is None else _times(points, time)
 
     def save(self, path: str | Path) -> None:
         """Write the fields and their shape to one safetensors file, completely or not at all."""
@@ -94,6 +128,7 @@ class Scene(nn.Module):
             "scene": asdict(self.shape),
             "deformation": asdict(self.deformation_shape) if self.deformation_shape else None,
             "active_levels": self.active_levels,
+            "moves": self.moves,
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         with atomic(path) as temporary:
@@ -114,6 +149,8 @@ class Scene(nn.Module):
                 scene = cls(SceneShape(**shapes["scene"]))
                 if shapes["deformation"] is not None:
                     scene.add_deformation(DeformationShape(**shapes["deformation"]))
+                elif shapes.get("moves"):
+                    scene.add_motion(DeformationShape())
                 scene.active_levels = shapes["active_levels"]
                 scene.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -122,3 +159,8 @@ class Scene(nn.Module):
                 "the command that wrote this file"
             ) from error
         return scene
+
+
+def _times(points: Tensor, time: float | Tensor) -> Tensor:
+    """A number or [n] as one for each of the points, [n]."""
+    return torch.as_tensor(time, dtype=points.dtype, device=points.device).expand(len(points))

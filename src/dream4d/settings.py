@@ -16,6 +16,9 @@ from dream4d.schedules import Constant, Count, Interval, Levels, Linear, Milesto
 class SceneShape:
     """Sizes of the canonical field and the background; the defaults are the paper's (supp. 2)."""
 
+    field: Literal["grid", "hexplane"] = "grid"
+    """The paper's canonical scene on a feature grid, which a deformation moves; or that of its ablation, a HexPlane,
+    of which the second stage trains everything."""
     levels: int = 16
     """Levels of the 3D feature grid."""
     features: int = 2
@@ -26,6 +29,14 @@ class SceneShape:
     """Ratio of a level's cells to those of the level before, along an axis."""
     log2_size: int = 19
     """Binary logarithm of the most rows that a level stores."""
+    plane_levels: int = 4
+    """Levels of a HexPlane, each with twice the rows of the one before."""
+    plane_size: int = 512
+    """Rows of the finest level's planes along an axis of space."""
+    plane_times: int = 24
+    """Rows of its planes along the axis of time."""
+    plane_features: int = 8
+    """Features of each plane."""
     hidden: int = 64
     """Width of the MLPs' hidden layers."""
     blob_scale: float = 10.0
@@ -51,7 +62,7 @@ class DeformationShape:
     log2_size: int = 19
     """Binary logarithm of the most rows that a level stores."""
     frequencies: int = 6
-    """Octaves of the positional encoding."""
+    """Octaves of the positional encoding; `dynamic.levels` switches them on as it does the grid's levels."""
     hidden: int = 64
     """Width of the MLP's hidden layers."""
     layers: int = 4
@@ -164,10 +175,16 @@ class DynamicSettings:
     """At most so many frames of a clip, chosen at random, are decoded for that loss; all if None. Its mean stays."""
     weight_tv: float = 1000.0
     """Weight of the total variation of the displacement, lambda_TV, the scene being a cube of side 1."""
+    weight_planes: float = 1000.0
+    """Weight of the total variation of a HexPlane's planes, which has no displacement."""
     levels: Count = Levels(4, every=500, most=12)
     """Levels of the deformation's feature grid that are switched on."""
     learning_rate: Schedule = Milestones(1e-3, at=(8000, 9000))
     """Learning rate of the deformation's grid and MLP."""
+    learning_rate_fields: Schedule = Milestones(1e-3, at=(8000, 9000))
+    """Learning rate of a HexPlane's planes of space, of its MLPs and of the background."""
+    learning_rate_time: Schedule = Milestones(1e-2, at=(8000, 9000))
+    """Learning rate of its planes of time."""
     occupancy_every: int = 16
     """Steps between updates of the occupancy grid."""
     occupancy_times: int = 12

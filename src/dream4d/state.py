@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from dream4d.encodings import HashGrid
+from dream4d.encodings import HashGrid, HexPlane
 from dream4d.occupancy import OccupancyGrid
 from dream4d.scene import Scene
 
@@ -59,9 +59,10 @@ class State:
         self.step = int(tensors["step"])
 
 
-    def set_learning_rates(self, *, grid: float, mlp: float) -> None:
+    def set_learning_rates(self, **rates: float) -> None:
+        """One for each kind of parameters that `adamw` knows."""
         for group in self.optimizer.param_groups:
-            group["lr"] = grid if group["kind"] == "grid" else mlp
+            group["lr"] = rates[group["kind"]]
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,19 @@ def start(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = None) ->
 
 
 def adamw(module: nn.Module) -> AdamW:
-    """The optimiser of both stages (supplement 3) over the parameters of `module` that are not frozen.
+    """The optimiser of both stages (supplement 3) over the parameters of `module` that are not frozen: of feature grids
+    and planes of space ("grid"), planes of time ("time") and MLPs ("mlp").
 
-    Feature grids decay no weights: a cell that no ray visits keeps its value.
+    Only MLPs decay their weights: a cell that no ray visits keeps its value.
     """
-    grids = {id(p) for part in module.modules() if isinstance(part, HashGrid) for p in part.parameters()}
+    parts = list(module.modules())
+    times = {id(p) for part in parts if isinstance(part, HexPlane) and part.time for p in part.time}
+    grids = {id(p) for part in parts if isinstance(part, HashGrid | HexPlane) for p in part.parameters()} - times
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if id(p) in grids], "kind": "grid", "weight_decay": 0.0},
-        {"params": [p for p in trained if id(p) not in grids], "kind": "mlp", "weight_decay": 0.01},
+        {"params": [p for p in trained if id(p) in times], "kind": "time", "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) not in grids | times], "kind": "mlp", "weight_decay": 0.01},
     ]
     return AdamW([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, fused=True)
 
