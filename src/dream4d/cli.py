@@ -186,6 +186,39 @@ class Evaluate:
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
 
 
+@dataclass(frozen=True)
+class Ablate:
+    """Make and measure many sentences by every variant of the method: Table 1 of the paper, by a program."""
+
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Sentences, each in quotes; by default some of the toy world's on which no built-in model was trained."""
+    count: int = 20
+    """How many sentences where none are named."""
+    seeds: int = 2
+    """Runs of each sentence by each variant, with seeds from --seed on."""
+    variants: tuple[str, ...] = ("ours", "no-2d", "no-3d", "hexplane", "no-grid", "no-tv")
+    """What is compared; see --ablation of generate."""
+    workers: int = 0
+    """Processes at a time, spread over the GPUs; 0: one for each GPU, or one."""
+    threads: int = 0
+    """CPU threads of each process; 0: torch decides."""
+    json: bool = False
+    """Print the numbers as JSON in place of tables."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write finished runs as one HTML page: videos, sheets, losses, metrics and settings."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of finished runs."""
+    out: Path = Path("report.html")
+    """The page; it needs no other file."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0, 2 for input that cannot be used, 130 when stopped by Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -262,6 +295,35 @@ def doctor(command: Doctor) -> None:
     print(doctor.report(command.device, command.out))
 
 
+def ablate_all(command: Ablate) -> None:
+    from dream4d.evaluate import table1
+    from dream4d.evaluate.ablate import ablation, figure, values_of
+    from dream4d.toyworld import grammar
+
+    options, out = command.options, command.options.out or Path("runs/ablation")
+    if options.ablation or options.overwrite:
+        raise ValueError("ablate goes through the variants and drops no run: leave --ablation and --overwrite out")
+    prompts = [_checked_prompt(prompt, options) for prompt in command.prompts]
+    prompts = prompts or [grammar.sentence(each) for each in grammar.evaluation_combinations(command.count)]
+    done, failed = ablation(
+        prompts, options.settings, out, variants=command.variants, seeds=command.seeds, workers=command.workers,
+        threads=command.threads,
+    )
+    if not done:
+        raise ValueError(f"no run was finished; see {failed[0].job.log}")
+    numbers, tables = table1.write(values_of(done), out)
+    print((numbers if command.json else tables).read_text("utf-8").rstrip())
+    print(f"{numbers}, {tables}, {figure(done, out / 'figure.png')}", file=sys.stderr)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(failed) + len(done)} runs failed, the same command tries them again")
+
+
+def report(command: Report) -> None:
+    from dream4d.evaluate.report import report as write
+
+    _announce(write(command.runs, command.out, device=command.device))
+
+
 def study(command: Study) -> None:
     from dream4d.evaluate.study import design, results, server
     from dream4d.evaluate.study.votes import Votes
@@ -291,9 +353,10 @@ def evaluate(command: Evaluate) -> None:
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "generate": (Generate, generate), "static": (Static, static), "animate": (Animate, animate),
     "render": (Render, render), "models": (Models, models),
-    "doctor": (Doctor, doctor), "evaluate": (Evaluate, evaluate), "study": (Study, study),
+    "doctor": (Doctor, doctor), "evaluate": (Evaluate, evaluate), "report": (Report, report),
+    "ablate": (Ablate, ablate_all), "study": (Study, study),
 }
-_WITHOUT_SETTINGS = (Render, Models, Doctor, Evaluate, Study)
+_WITHOUT_SETTINGS = (Render, Models, Doctor, Evaluate, Report, Study)
 
 
 def _run(arguments: list[str]) -> None:
@@ -373,7 +436,8 @@ def _option_names(command: Any) -> list[str]:
         positional = {"source", "runs", "action", "names" if isinstance(command, Models) else "folder"}
         names = [name for name in type(command).__annotations__ if name not in positional]
     else:
-        own = [name for name in Options.__annotations__ if name != "settings"]
+        own = [*type(command).__annotations__, *Options.__annotations__]
+        own = [name for name in own if name not in ("prompt", "prompts", "source", "options", "settings")]
         names = [*own, *flatten(to_mapping(command.options.settings))]
     return ["--" + name.replace("_", "-") for name in names]
 

@@ -98,6 +98,12 @@ def contact_sheet(
     return sheet
 
 
+def caption(image: ArrayLike, text: str, height: int = 16) -> Array:
+    """The image [h, w, 3] under a white strip of so many pixels, with `text` on it."""
+    picture = np.asarray(image)
+    return np.concatenate([_text([(3, 3, text)], np.ones((height, picture.shape[1], 3))), picture])
+
+
 def parse_colour(text: str) -> tuple[float, float, float] | None:
     """RGB in [0, 1] of a name or a #rrggbb; None for `scene`, the scene's own background.
 

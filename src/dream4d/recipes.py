@@ -7,6 +7,7 @@ it is called again with the same arguments.
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ import torch
 
 from dream4d.cameras import VIEW_WORDS
 from dream4d.dynamic import fit_dynamic, start_dynamic
+from dream4d.files import atomic
 from dream4d.film import AROUND, ELEVATION, RGB, THROUGHOUT, Channel, Extent, Occupancy, View, film, still_sheet
 from dream4d.media import parse_colour, write_png, write_video
 from dream4d.occupancy import OccupancyGrid
@@ -41,14 +43,20 @@ _Name = Literal["image", "multiview", "video"]
 BUILTIN_PRIORS = Path(str(files("dream4d"))) / "data" / "priors"
 
 
-def text_to_4d(prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
+def text_to_4d(
+    prompt: str, settings: Preset, out: str | Path, *, static: Path | None = None, overwrite: bool = False
+) -> Path:
     """Both stages (paper Sec. 3.1 and 3.2). Returns the video.
 
+    static: what the first stage gave a run with the same settings of it; taken in its place if that file is there.
     Raises ValueError for settings that cannot work, for missing priors and for a folder that cannot be used.
     """
     _check(settings, "image", "multiview", "video")
     with Run(out, _job("generate", prompt, settings), overwrite=overwrite) as run:
         if not run.scene.exists():
+            if static is not None and static.is_file() and not run.static_scene.exists():
+                with atomic(run.static_scene) as copy:
+                    shutil.copyfile(static, copy)
             _static_stage(run, run.static_scene, prompt, settings)
             _dynamic_stage(run, run.static_scene, prompt, settings)
         return _video(run, settings)
