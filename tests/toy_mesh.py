@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import trimesh
 
+from dream4d.cameras import Rays
 from dream4d.toyworld.draw import _shade
 from dream4d.toyworld.grammar import parse
 from dream4d.toyworld.world import build, make_toys
@@ -40,10 +41,9 @@ def toy_mesh(sentence: str, *, rings: int = 20, segments: int = 28, textured: bo
         colours.append(_shade(primitives, hit, points))
         faces.append(triangles + count)
         count += len(points)
-    rgb = torch.cat(colours).mul(255).round().byte().numpy()
+    rgba = np.pad(torch.cat(colours).mul(255).round().byte().numpy(), ((0, 0), (0, 1)), constant_values=255)
     return trimesh.Trimesh(
-        torch.cat(vertices).numpy(), torch.cat(faces).numpy(), vertex_colors=np.column_stack([rgb, 0 * rgb[:, 0] + 255]),
-        process=False,
+        torch.cat(vertices).numpy(), torch.cat(faces).numpy(), vertex_colors=rgba, process=False
     )
 
 
@@ -53,3 +53,9 @@ def for_gltf(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     colours = np.column_stack([(linear * 255).round(), np.full(len(rgb), 255)]).astype(np.uint8)
     return trimesh.Trimesh(mesh.vertices[:, [1, 2, 0]], mesh.faces, vertex_colors=colours, process=False)
+
+
+def from_front(y: torch.Tensor, z: torch.Tensor) -> Rays:
+    """Parallel rays toward the front, at [n] places."""
+    origins = torch.stack([torch.full_like(y, 3.0), y, z], dim=-1)
+    return Rays(origins, torch.tensor([-1.0, 0, 0]).expand_as(origins))
