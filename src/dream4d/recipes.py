@@ -227,7 +227,8 @@ def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     reports = fit_mesh(state, mesh, background=behind, settings=chosen)
     _train(run, "static", state, reports, chosen.steps, settings, sheet)
     psnr = similarity(
-        scene, Extent(scene).at, mesh, samples_per_ray=chosen.samples_per_ray, light=chosen.light
+        scene, Extent(scene).at, mesh, size=min(settings.output.size, 128), samples_per_ray=chosen.samples_per_ray,
+        light=chosen.light,
     )
     run.log("static", chosen.steps, psnr=psnr)
     _tell(f"the scene is like the model to {psnr:.1f} dB, in views that it was not fitted to")

@@ -106,7 +106,8 @@ def similarity(
             scene, camera.to(device), 2 * size, 2 * size, time, occupancy=occupancy(time),
             samples_per_ray=samples_per_ray, background=torch.ones(3, device=device),
         )
-        rgb = F.avg_pool2d(seen.rgb.cpu().movedim(-1, 1), 2).movedim(1, -1)  # as smooth at edges as the model's picture
-        error = (rgb - model.rgb - (1 - model.opacity[..., None])).square()
-        errors.append(error[model.opacity > 0])
+        pixels = torch.cat([seen.rgb, seen.opacity[..., None]], dim=-1).cpu()
+        pixels = F.avg_pool2d(pixels.movedim(-1, 1), 2).movedim(1, -1)  # as smooth at edges as the model's picture
+        error = (pixels[..., :3] - model.rgb - (1 - model.opacity[..., None])).square()
+        errors.append(error[torch.maximum(model.opacity, pixels[..., 3]) > 0.05])
     return -10 * torch.cat(errors).mean().log10().item()
