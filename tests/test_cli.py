@@ -25,7 +25,7 @@ def calls(monkeypatch, tmp_path):
 
         return function
 
-    names = ("text_to_4d", "static_scene", "animate", "render_video", "render_sheet")
+    names = ("text_to_4d", "mesh_to_4d", "static_scene", "animate", "render_video", "render_sheet")
     recipes = SimpleNamespace(**{name: fake(name) for name in names}, prompt_of=lambda source: "a cat")
     monkeypatch.setitem(sys.modules, "dream4d.recipes", recipes)
     monkeypatch.setattr(dream4d, "recipes", recipes, raising=False)
@@ -112,6 +112,19 @@ def test_animate_takes_the_prompt_of_its_source(calls, tmp_path, monkeypatch):
     assert out.name == "a-cat-animated"
 
 
+def test_generate_takes_a_mesh(calls, tmp_path):
+    assert main(["generate", "a cat", "--mesh", "cat.glb", "--mesh-turn", "90", "--reconstruct.steps", "7"]) == 0
+    name, (prompt, file, settings, out), options = calls[-1]
+    assert (name, prompt, str(file), out.name) == ("mesh_to_4d", "a cat", "cat.glb", "a-cat")
+    assert settings.reconstruct.steps == 7
+    assert options == {"up": "auto", "turn": 90, "overwrite": False}
+    file = tmp_path / "config.yaml"
+    file.write_text("command: generate\nprompt: a cat\nmesh: cat.ply\nmesh_up: y\nmesh_turn: 5\n")
+    assert main(["generate", "--config", str(file)]) == 0
+    assert str(calls[-1][1][1]) == "cat.ply"
+    assert calls[-1][2] == {"up": "y", "turn": 5, "overwrite": False}
+
+
 def test_render_options(calls, tmp_path):
     argv = ["render", str(tmp_path), "--views", "orbit", "--channels", "rgb", "depth", "--size", "9", "--out", "o.mp4"]
     assert main(argv) == 0
@@ -179,6 +192,8 @@ def test_unknown_words_are_a_warning(calls, capsys):
         (["generate", "a cat", "--ablation", "no-gird"], "there is no ablation 'no-gird'; did you mean no-grid?"),
         (["generate", "a cat", "--static.stpes", "3"], "unknown option --static.stpes; did you mean --static.steps?"),
         (["generate", "a cat", "--stpes=3"], "did you mean --static.steps?"),
+        (["generate", "a cat", "--mehs", "cat.glb"], "unknown option --mehs; did you mean --mesh?"),
+        (["generate", "a cat", "--mesh", "cat.glb", "--mesh-up", "x"], "invalid choice 'x' for argument '--mesh-up'"),
         (["generate", "a cat", "--config", "absent.yaml"], "cannot read absent.yaml: No such file"),
         (["render", "runs", "--sise", "3"], "unknown option --sise; did you mean --size?"),
         (["generate", "a cat", "--static.steps", "many"], "parsing --static.steps: invalid literal for int()"),

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
+import trimesh
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import save_denoiser, save_image_model, unet_2d, unet_3d
@@ -44,6 +46,7 @@ def settings(tmp_path_factory):
         "deformation": {"log2_size": 10, "levels": 2},
         "priors": {name: str(priors / name) for name in ("image", "multiview", "video")} | {"video_frames": 2},
         "static": {"steps": STEPS, "resolution": 8, "samples_per_ray": 16},
+        "reconstruct": {"steps": STEPS, "rays": 64, "samples_per_ray": 16},
         "dynamic": {"steps": STEPS, "height": 8, "width": 8, "samples_per_ray": 16, "levels": 2},
         "output": {"checkpoint_seconds": 0, "preview_every": 3, "log_every": 1, "size": 16, "frames": 2},
     })
@@ -172,6 +175,28 @@ def test_static_then_animate_then_render(settings, tmp_path):
         recipes.render_sheet(tmp_path / "moving", tmp_path / "other.png", background="purplish")
     with pytest.raises(ValueError, match="choose another --out"):
         recipes.animate(tmp_path / "still", "a cat is waving", settings, tmp_path / "still")
+
+
+def test_a_mesh_takes_the_place_of_the_first_stage(settings, tmp_path, capsys):
+    file = tmp_path / "box.ply"
+    trimesh.creation.box().export(file)
+    without = merge(settings, {"priors": {"image": "none", "multiview": "none", "base": settings.priors.image}})
+    recipes.mesh_to_4d("a cat", file, without, tmp_path / "run", turn=30)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert set(lines[0]) == {"stage", "step", "rgb", "opacity", "depth", "empty", "background"}
+    assert set(lines[STEPS]) == {"stage", "step", "psnr"}
+    assert set(lines[-1]) == {"stage", "step", "video", "tv"}
+    assert f"like the model to {lines[STEPS]['psnr']:.1f} dB" in capsys.readouterr().err
+    still, moving = (Scene.load(tmp_path / "run" / f"{name}.safetensors") for name in ("static", "scene"))
+    assert moving.moves
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(
+        still.canonical.parameters(), moving.canonical.parameters(), strict=True
+    ))
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["command"], config["mesh"], config["mesh_turn"]) == ("generate", str(file), 30)
+    with pytest.raises(ValueError, match="there is no mesh"):
+        recipes.mesh_to_4d("a cat", tmp_path / "absent.ply", settings, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(("ablation", "losses"), [("hexplane", {"video", "planes"}), ("no-grid", {"video", "tv"})])

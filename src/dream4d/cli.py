@@ -55,10 +55,18 @@ class Options:
 
 @dataclass(frozen=True)
 class Generate:
-    """Turn a sentence into a moving 3D scene."""
+    """Turn a sentence, or a model and a sentence, into a moving 3D scene."""
 
     prompt: Prompt = ""
     """What is there and what it does, e.g. "a red cat wearing a top hat is waving"."""
+    mesh: Path | None = None
+    """A model to set in motion in place of what the first stage makes: GLB, glTF, OBJ or PLY, with textures or colours.
+    """
+    mesh_up: Literal["auto", "y", "z"] = "auto"
+    """The axis that is up in it; by default z in PLY and y in the others."""
+    mesh_turn: float = 0.0
+    """Degrees by which to turn it, counter-clockwise seen from above, where it does not face the front: +z where y is
+    up, -y where z is."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -240,8 +248,12 @@ def generate(command: Generate) -> None:
     from dream4d import recipes
 
     prompt, settings = _checked_prompt(command.prompt, command.options), command.options.job()
-    out = command.options.folder(prompt)
-    _announce(recipes.text_to_4d(prompt, settings, out, overwrite=command.options.overwrite))
+    out, overwrite = command.options.folder(prompt), command.options.overwrite
+    if command.mesh is not None:
+        return _announce(recipes.mesh_to_4d(
+            prompt, command.mesh, settings, out, up=command.mesh_up, turn=command.mesh_turn, overwrite=overwrite
+        ))
+    return _announce(recipes.text_to_4d(prompt, settings, out, overwrite=overwrite))
 
 
 def static(command: Static) -> None:
@@ -410,17 +422,21 @@ def _from_yaml(name: str, kind: type[Any], arguments: list[str]) -> Any:
     values = read_yaml(known.config) if known.config else {}
     if (meant := values.pop("command", name)) != name:
         raise ValueError(f"{known.config} is for `dream4d {meant}`, not for `dream4d {name}`")
-    named = str(values.pop("preset", "builtin"))
-    chosen = known.preset or named
-    own = {key: values.pop(key) for key in ("prompt", "source") if key in values and key in kind.__annotations__}
-    for key, value in own.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{key}: expected text, not {value!r}")
-    if "source" in own:
-        own["source"] = Path(own["source"])
+    in_file = str(values.pop("preset", "builtin"))
+    chosen = known.preset or in_file
+    own = {key: _own(key, values.pop(key)) for key in kind.__annotations__ if key != "options" and key in values}
     settings = merge(preset(chosen), values)
     config = Path(known.config) if known.config else None
     return kind(**own, options=Options(preset=chosen, config=config, settings=settings))
+
+
+def _own(key: str, value: Any) -> str | Path | float:
+    """What a YAML file says for an option that is no setting of the preset."""
+    if key == "mesh_turn" and isinstance(value, (int, float)):
+        return float(value)
+    if key == "mesh_turn" or not isinstance(value, str):
+        raise ValueError(f"{key}: expected {'a number' if key == 'mesh_turn' else 'text'}, not {value!r}")
+    return Path(value) if key in ("source", "mesh") else value
 
 
 def _refuse(unknown: list[str], command: Any) -> None:

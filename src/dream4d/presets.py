@@ -16,6 +16,7 @@ from dream4d.settings import (
     DynamicSettings,
     OutputSettings,
     PriorSettings,
+    ReconstructSettings,
     SceneShape,
     StaticSettings,
 )
@@ -44,6 +45,7 @@ class Preset:
     deformation: DeformationShape = field(default_factory=DeformationShape)
     priors: PriorSettings = field(default_factory=PriorSettings)
     static: StaticSettings = field(default_factory=StaticSettings)
+    reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
     dynamic: DynamicSettings = field(default_factory=DynamicSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
 
@@ -85,6 +87,10 @@ BUILTIN = Preset(
         weight_entropy=Switch(0, 500, at=200),  # late: props begin as haze
         learning_rate_grid=Milestones(0.02, at=(330, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
+    ),
+    reconstruct=ReconstructSettings(
+        steps=500, samples_per_ray=96, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
+        learning_rate_mlp=Milestones(0.005, at=(300, 400, 450)),
     ),
     # One coarse level of the 4D grid at first: limbs swing as a whole, and do not dissolve into nearer ones. The video
     # prior takes any pose for the right one at timesteps below .6: nothing would move there, only smooth out.

@@ -23,6 +23,8 @@ from dream4d.dynamic import fit_dynamic, start_dynamic
 from dream4d.files import atomic
 from dream4d.film import AROUND, ELEVATION, RGB, THROUGHOUT, Channel, Extent, Occupancy, View, film, still_sheet
 from dream4d.media import parse_colour, write_png, write_video
+from dream4d.mesh import Mesh
+from dream4d.meshfile import Up, read_mesh
 from dream4d.occupancy import OccupancyGrid
 from dream4d.plans import Frugal, Plan, dynamic_need, fitting, plan_for, static_need, with_plans
 from dream4d.presets import Preset, to_mapping
@@ -33,10 +35,11 @@ from dream4d.priors.parts import ImagePrior, Shared
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
 from dream4d.progress import track
+from dream4d.reconstruct import fit_mesh, similarity
 from dream4d.run import Run, read_config
 from dream4d.scene import Scene
 from dream4d.settings import PriorSettings
-from dream4d.state import State, StepReport
+from dream4d.state import State, StepReport, start
 from dream4d.static import fit_static, start_static
 
 _Name = Literal["image", "multiview", "video"]
@@ -68,6 +71,24 @@ def static_scene(prompt: str, settings: Preset, out: str | Path, *, overwrite: b
     with Run(out, _job("static", prompt, settings), overwrite=overwrite) as run:
         if not run.scene.exists():
             _static_stage(run, run.scene, prompt, settings)
+        return _video(run, settings)
+
+
+def mesh_to_4d(
+    prompt: str, file: str | Path, settings: Preset, out: str | Path, *, up: Up = "auto", turn: float = 0.0,
+    overwrite: bool = False,
+) -> Path:
+    """A given model as the static scene, then the dynamic stage (paper Sec. 3.2). Returns the video.
+
+    up, turn: see `meshfile.read_mesh`. Raises ValueError as that and `text_to_4d` do.
+    """
+    _check(settings, "video")
+    mesh = read_mesh(file, up=up, turn=turn)
+    job = _job("generate", prompt, settings, mesh=str(file), mesh_up=up, mesh_turn=turn)
+    with Run(out, job, overwrite=overwrite) as run:
+        if not run.scene.exists():
+            _mesh_stage(run, run.static_scene, mesh, settings)
+            _dynamic_stage(run, run.static_scene, prompt, settings)
         return _video(run, settings)
 
 
@@ -195,6 +216,33 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
     scene.save(target)
 
 
+def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
+    if target.exists():
+        return
+    device, chosen = pick_device(settings.device), settings.reconstruct
+    torch.manual_seed(settings.seed)
+    scene = Scene(settings.scene).to(device)
+    state = start(scene, seed=settings.seed, occupancy=OccupancyGrid().to(device))
+    _resume(run, "static", state)
+    behind = parse_colour(settings.output.background) or (1.0, 1.0, 1.0)
+
+    def sheet() -> Any:
+        return still_sheet(
+            scene, lambda time: state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
+            size=min(settings.output.size, 128), samples_per_ray=chosen.samples_per_ray, background=behind,
+        )
+
+    reports = fit_mesh(state, mesh, background=behind, settings=chosen)
+    _train(run, "static", state, reports, chosen.steps, settings, sheet)
+    psnr = similarity(
+        scene, Extent(scene).at, mesh, size=min(settings.output.size, 128), samples_per_ray=chosen.samples_per_ray,
+        light=chosen.light,
+    )
+    run.log("static", chosen.steps, psnr=psnr)
+    _tell(f"the scene is like the model to {psnr:.1f} dB, in views that it was not fitted to")
+    scene.save(target)
+
+
 def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> None:
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
@@ -299,7 +347,7 @@ def _video(run: Run, settings: Preset) -> Path:
     return run.video
 
 
-def _job(command: str, prompt: str, settings: Preset, **more: str) -> dict[str, Any]:
+def _job(command: str, prompt: str, settings: Preset, **more: str | float) -> dict[str, Any]:
     return {"command": command, "prompt": prompt, **more, **to_mapping(settings)}
 
 

@@ -142,6 +142,33 @@ class StaticSettings:
 
 
 @dataclass(frozen=True)
+class ReconstructSettings:
+    """How the static stage takes over a model that is given as a mesh; the paper has no such stage."""
+
+    steps: int = 3000
+    """Steps of the optimiser."""
+    rays: int = 8192
+    """Rays a step."""
+    samples_per_ray: int = 512
+    """Samples along the longest ray through the scene."""
+    light: float = 0.0
+    """How much darker the model is drawn where it faces away from a light above its front, 0 to 1. What has no colours
+    needs some to be seen as a shape."""
+    weight_opacity: float = 0.5
+    """Weight of the squared error of the opacity beside that of the colour."""
+    weight_depth: float = 0.05
+    """Weight of the error of the depth, in scene units, where the model is."""
+    weight_empty: float = 1.0
+    """Weight of the opacity of a sample at random places that the model leaves empty: no specks in the air."""
+    learning_rate_grid: Schedule = Milestones(0.01, at=(2000, 2500))
+    """Learning rate of the feature grid."""
+    learning_rate_mlp: Schedule = Milestones(0.003, at=(2000, 2500))
+    """Learning rate of the MLPs."""
+    occupancy_every: int = 16
+    """Steps between updates of the occupancy grid."""
+
+
+@dataclass(frozen=True)
 class DynamicSettings:
     """How the dynamic stage trains; the defaults are the paper's, for Zeroscope."""
 
