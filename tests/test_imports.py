@@ -16,7 +16,7 @@ LAYERS = [
     ("render", "losses", "film", "state"),
     ("distill",),
     ("priors",),
-    ("static", "dynamic", "plans"),
+    ("static", "dynamic", "personalize", "plans"),
     ("toyworld",),
     ("recipes", "doctor", "models"),
     ("evaluate",),

@@ -34,7 +34,8 @@ class Options:
     config: Path | None = None
     """YAML file with settings, such as the config.yaml of another run; options of the command line win."""
     out: Path | None = None
-    """Folder of the run; by default runs/ and the prompt. The same command again goes on where it stopped."""
+    """Folder of the run, or for `personalize` a NAME.safetensors; by default runs/ and the prompt. The same
+    command again goes on where it stopped."""
     overwrite: bool = False
     """Drop the run that is in the folder."""
     ablation: str | None = None
@@ -59,6 +60,11 @@ class Generate:
 
     prompt: Prompt = ""
     """What is there and what it does, e.g. "a red cat wearing a top hat is waving"."""
+    subject: Path | None = None
+    """Folder of 4 to 6 photos of a subject, which the prompt calls sks: "a sks cat is waving"; or the LoRA, a
+    .safetensors or its folder, that has learned it."""
+    subject_prompt: str | None = None
+    """What the photos show; by default "a sks" and the next word of the prompt."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -79,6 +85,19 @@ class Animate:
     """Folder of a run, or a scene.safetensors."""
     prompt: Prompt = ""
     """What it does; by default the prompt of the source's run."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Personalize:
+    """Teach an image model one subject from a few photos: a LoRA for `generate --subject`."""
+
+    photos: tyro.conf.Positional[Path] = _UNSET
+    """Folder of 4 to 6 photos of the subject, from different sides."""
+    prompt: str = ""
+    """What they show, with the word that shall mean the subject: "a sks dog"."""
+    class_prompt: str | None = None
+    """What any such thing is called; by default the prompt without that word."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -206,9 +225,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(command: Generate) -> None:
     from dream4d import recipes
 
-    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.job()
+    prompt, settings = _checked_prompt(command.prompt, command.options, command.subject), command.options.job()
     out = command.options.folder(prompt)
-    _announce(recipes.text_to_4d(prompt, settings, out, overwrite=command.options.overwrite))
+    if command.subject is not None:
+        return _announce(recipes.subject_to_4d(
+            prompt, command.subject, settings, out, subject_prompt=command.subject_prompt,
+            overwrite=command.options.overwrite,
+        ))
+    return _announce(recipes.text_to_4d(prompt, settings, out, overwrite=command.options.overwrite))
 
 
 def static(command: Static) -> None:
@@ -228,6 +252,16 @@ def animate(command: Animate) -> None:
         out = out.with_name(f"{out.name}-animated")
     settings = command.options.job()
     _announce(recipes.animate(command.source, prompt, settings, out, overwrite=command.options.overwrite))
+
+
+def personalize(command: Personalize) -> None:
+    from dream4d import recipes
+
+    prompt = _checked_prompt(command.prompt, command.options, command.photos)
+    _announce(recipes.personalize(
+        command.photos, prompt, command.options.job(), command.options.folder(prompt),
+        class_prompt=command.class_prompt, overwrite=command.options.overwrite,
+    ))
 
 
 def render(command: Render) -> None:
@@ -290,6 +324,7 @@ def evaluate(command: Evaluate) -> None:
 
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "generate": (Generate, generate), "static": (Static, static), "animate": (Animate, animate),
+    "personalize": (Personalize, personalize),
     "render": (Render, render), "models": (Models, models),
     "doctor": (Doctor, doctor), "evaluate": (Evaluate, evaluate), "study": (Study, study),
 }
@@ -349,12 +384,12 @@ def _from_yaml(name: str, kind: type[Any], arguments: list[str]) -> Any:
         raise ValueError(f"{known.config} is for `dream4d {meant}`, not for `dream4d {name}`")
     named = str(values.pop("preset", "builtin"))
     chosen = known.preset or named
-    own = {key: values.pop(key) for key in ("prompt", "source") if key in values and key in kind.__annotations__}
+    own = {key: values.pop(key) for key in list(values) if key in _own_options(kind)}
     for key, value in own.items():
         if not isinstance(value, str):
             raise ValueError(f"{key}: expected text, not {value!r}")
-    if "source" in own:
-        own["source"] = Path(own["source"])
+        if "Path" in kind.__annotations__[key]:
+            own[key] = Path(value)
     settings = merge(preset(chosen), values)
     config = Path(known.config) if known.config else None
     return kind(**own, options=Options(preset=chosen, config=config, settings=settings))
@@ -373,12 +408,17 @@ def _option_names(command: Any) -> list[str]:
         positional = {"source", "runs", "action", "names" if isinstance(command, Models) else "folder"}
         names = [name for name in type(command).__annotations__ if name not in positional]
     else:
-        own = [name for name in Options.__annotations__ if name != "settings"]
+        own = [name for name in Options.__annotations__ if name != "settings"] + _own_options(type(command))
         names = [*own, *flatten(to_mapping(command.options.settings))]
     return ["--" + name.replace("_", "-") for name in names]
 
 
-def _checked_prompt(prompt: str, options: Options) -> str:
+def _own_options(kind: type[Any]) -> list[str]:
+    """Of a command with settings: what its jobs have beside those."""
+    return [name for name in kind.__annotations__ if name != "options"]
+
+
+def _checked_prompt(prompt: str, options: Options, subject: Path | None = None) -> str:
     prompt = " ".join(prompt.split())
     if not prompt:
         raise ValueError('the prompt is empty: say what is there, e.g. "a red cat wearing a top hat is waving"')
@@ -386,7 +426,8 @@ def _checked_prompt(prompt: str, options: Options) -> str:
     if "builtin" in (priors.image, priors.multiview, priors.video):
         from dream4d.toyworld import grammar
 
-        if unknown := grammar.unknown_words(prompt):
+        taught = [] if subject is None else [options.job().personalize.token.lower()]
+        if unknown := [word for word in grammar.unknown_words(prompt) if word not in taught]:
             known = "; ".join(f"{kind}: {', '.join(words)}" for kind, words in grammar.known_words().items())
             print(f"warning: the built-in models do not know {', '.join(unknown)}. They know {known}", file=sys.stderr)
     return prompt
