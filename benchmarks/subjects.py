@@ -2,7 +2,7 @@
 
 For each of several subjects of one kind and colour, which differ by their markings alone: photos, the LoRA that learns
 them, and pictures of "a sks cat" and "a cat" with and without it. Who is on a picture tells the nearest of all
-subjects' exact drawings (`toyworld.subjects.differences`), no network. The judge tells whether "a blue dog" still is one.
+subjects' exact drawings (`toyworld.subjects.differences`), no network; whether "a blue dog" still is one, the judge.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--subjects", type=int, default=5, help="chance is 1 in so many")
     parser.add_argument("--learn", type=int, default=2, help="subjects that get a LoRA")
     parser.add_argument("--pictures", type=int, default=16, help="of each prompt, a quarter of them for each view")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of PersonalizeSettings, e.g. rank=4")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, e.g. rank=4")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "subjects")
     parser.add_argument("--json", type=Path, default=RESULTS / "subjects.json")
     parser.add_argument("--device", default="auto")
@@ -104,9 +104,9 @@ def whose(images: Tensor, subjects: object, i: int) -> tuple[float, float]:
 def kept(images: Tensor, sentences: Sequence[str]) -> float:
     """Share of pictures in which the judge reads kind and colour of their sentences."""
     reading = Judge.load().read(images)
-    right = [sentence(Combination(KINDS[kind], COLOURS[colour], None)) == text
-             for kind, colour, text in zip(reading.kind.tolist(), reading.colour.tolist(), sentences, strict=True)]  # fmt: skip
-    return sum(right) / len(right)
+    read = zip(reading.kind.tolist(), reading.colour.tolist(), strict=True)
+    said = [sentence(Combination(KINDS[kind], COLOURS[colour], None)) for kind, colour in read]
+    return sum(map(str.__eq__, said, sentences)) / len(said)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def test_what_is_drawn_follows_the_seed_and_the_training(folder):
 def test_words():
     assert without_token("a sks dog, eating", "sks") == "a dog, eating"
     assert without_token("SKS, the dog", "sks") == "the dog"
-    with pytest.raises(ValueError, match="'a dog' does not say 'sks'.*--personalize.token"):
+    with pytest.raises(ValueError, match=r"'a dog' does not say 'sks'.*--personalize\.token"):
         without_token("a dog", "sks")
     assert subject_of("a red sks cat is waving", "sks") == "a sks cat"
     assert subject_of("this is sks", "sks") == "a sks"

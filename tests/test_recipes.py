@@ -17,8 +17,8 @@ from dream4d.cli import main
 from dream4d.film import Extent
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import ablate, merge, preset
-from dream4d.priors.parts import Autoencoder
 from dream4d.priors.lora import read_lora
+from dream4d.priors.parts import Autoencoder
 from dream4d.run import Run, read_config
 from dream4d.scene import Scene
 

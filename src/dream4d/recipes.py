@@ -78,6 +78,7 @@ def subject_to_4d(
     what moves is settled by the static scene. Raises ValueError as `text_to_4d` does, and as `personalize` does.
     """
     _check(settings, "image", "multiview", "video")
+    _image_folder(settings)
     plain = without_token(prompt, settings.personalize.token)
     known = Path(subject) if Path(subject).suffix == ".safetensors" else lora_file(Path(subject))
     lora = None if known is None else read_lora(known)
@@ -105,6 +106,7 @@ def personalize(
     Raises ValueError as `text_to_4d` does, and for photos that are missing or cannot be read.
     """
     _check(settings, "image")
+    _image_folder(settings)
     class_prompt = class_prompt or without_token(prompt, settings.personalize.token)
     _check_photos(photos, prompt, settings)
     out = Path(out)
@@ -336,7 +338,6 @@ def _personal_stage(
 def _check_photos(photos: str | Path, prompt: str, settings: Preset) -> None:
     """What of a job that personalises can be refused before any work."""
     without_token(prompt, settings.personalize.token)
-    _image_folder(settings)
     if len(read_photos(photos, 8)) == 1:
         _tell(f"warning: {photos} has a single photo, whose background and pose will be learned too: 4 to 6 are better")
 
