@@ -315,23 +315,22 @@ def _personal_stage(
     seen = photos[torch.arange(own.samples) % len(photos)].numpy()
     rows = ("photos", f"before: {class_prompt}", f"now: {class_prompt}", f"before: {prompt}", f"now: {prompt}")
     before = drawn(class_prompt, prompt) if settings.output.preview_every else []
-    if (class_tensors := run.load_checkpoint("class")) is None:
-        pictures = draw_class(state, class_prompt, own, seed=settings.seed + 1)
-        run.save_checkpoint("class", len(pictures), {"latents": pictures.cpu().contiguous()})
+    if (drawn_before := run.load_checkpoint("class")) is None:
+        pictures = draw_class(state, class_prompt, own, seed=settings.seed + 1).cpu()
+        run.save_checkpoint("class", len(pictures), {"latents": pictures.contiguous()})
     else:
-        pictures = class_tensors["latents"]
+        pictures = drawn_before["latents"]
 
     def sheet() -> Any:
         now = drawn(class_prompt, prompt)
         return contact_sheet([seen, before[0], now[0], before[1], now[1]], rows=rows)
 
-    tensors = run.load_checkpoint("personalize")
-    if tensors is not None:
-        state.load_tensors(tensors)
+    _resume(run, "personalize", state)
     reports = fit_personal(
         state, photos=photos, prompt=prompt, pictures=pictures, class_prompt=class_prompt, settings=own
     )
-    _train(run, "personalize", state, reports, own.steps, settings, sheet)
+    with fitting("learning the subject"):
+        _train(run, "personalize", state, reports, own.steps, settings, sheet)
     return state
 
 
@@ -385,7 +384,8 @@ def _train(
         if due or report.step % output.log_every == 0:
             losses = report.floats()
             if not all(map(math.isfinite, losses.values())):
-                raise ValueError(f"the {stage} stage diverged at step {report.step}: {losses}; lower its guidance")
+                raise ValueError(f"the {stage} stage diverged at step {report.step}: {losses}; lower its guidance or "
+                                 "its learning rate")
             run.log(stage, report.step, **losses)
         if output.preview_every and state.step % output.preview_every == 0:
             write_png(run.preview(stage, state.step), sheet())
@@ -394,7 +394,7 @@ def _train(
             saved = time.monotonic()
 
 
-def _resume(run: Run, stage: str, state: State) -> None:
+def _resume(run: Run, stage: str, state: State | PersonalState) -> None:
     tensors = run.load_checkpoint(stage)
     if tensors is not None:
         state.load_tensors(tensors)

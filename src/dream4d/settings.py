@@ -198,7 +198,7 @@ class PersonalizeSettings:
 
     token: str = "sks"
     """The word that names the subject in prompts; a rare one."""
-    steps: int = 800
+    steps: int = 1000
     """Steps of the optimiser."""
     photos: int = 1
     """Photos a step, and as many pictures of its class."""
