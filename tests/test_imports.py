@@ -16,7 +16,7 @@ LAYERS = [
     ("render", "losses", "film", "state"),
     ("distill",),
     ("priors",),
-    ("static", "reconstruct", "dynamic", "plans"),
+    ("static", "reconstruct", "dynamic", "personalize", "plans"),
     ("toyworld",),
     ("recipes", "doctor", "models"),
     ("evaluate",),

@@ -34,7 +34,8 @@ class Options:
     config: Path | None = None
     """YAML file with settings, such as the config.yaml of another run; options of the command line win."""
     out: Path | None = None
-    """Folder of the run; by default runs/ and the prompt. The same command again goes on where it stopped."""
+    """Folder of the run, or for `personalize` a NAME.safetensors; by default runs/ and the prompt. The same
+    command again goes on where it stopped."""
     overwrite: bool = False
     """Drop the run that is in the folder."""
     ablation: str | None = None
@@ -67,6 +68,11 @@ class Generate:
     mesh_turn: float = 0.0
     """Degrees by which to turn it, counter-clockwise seen from above, where it does not face the front: +z where y is
     up, -y where z is."""
+    subject: Path | None = None
+    """Folder of 4 to 6 photos of a subject, which the prompt calls sks: "a sks cat is waving"; or the LoRA, a
+    .safetensors or its folder, that has learned it."""
+    subject_prompt: str | None = None
+    """What the photos show; by default "a sks" and the next word of the prompt."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -87,6 +93,19 @@ class Animate:
     """Folder of a run, or a scene.safetensors."""
     prompt: Prompt = ""
     """What it does; by default the prompt of the source's run."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Personalize:
+    """Teach an image model one subject from a few photos: a LoRA for `generate --subject`."""
+
+    photos: tyro.conf.Positional[Path] = _UNSET
+    """Folder of 4 to 6 photos of the subject, from different sides."""
+    prompt: str = ""
+    """What they show, with the word that shall mean the subject: "a sks dog"."""
+    class_prompt: str | None = None
+    """What any such thing is called; by default the prompt without that word."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -247,11 +266,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(command: Generate) -> None:
     from dream4d import recipes
 
-    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.job()
+    prompt, settings = _checked_prompt(command.prompt, command.options, command.subject), command.options.job()
     out, overwrite = command.options.folder(prompt), command.options.overwrite
+    if command.mesh is not None and command.subject is not None:
+        raise ValueError("--mesh and --subject are both given: the one is in place of what the other leads to")
     if command.mesh is not None:
         return _announce(recipes.mesh_to_4d(
             prompt, command.mesh, settings, out, up=command.mesh_up, turn=command.mesh_turn, overwrite=overwrite
+        ))
+    if command.subject is not None:
+        return _announce(recipes.subject_to_4d(
+            prompt, command.subject, settings, out, subject_prompt=command.subject_prompt, overwrite=overwrite
         ))
     return _announce(recipes.text_to_4d(prompt, settings, out, overwrite=overwrite))
 
@@ -273,6 +298,16 @@ def animate(command: Animate) -> None:
         out = out.with_name(f"{out.name}-animated")
     settings = command.options.job()
     _announce(recipes.animate(command.source, prompt, settings, out, overwrite=command.options.overwrite))
+
+
+def personalize(command: Personalize) -> None:
+    from dream4d import recipes
+
+    prompt = _checked_prompt(command.prompt, command.options, command.photos)
+    _announce(recipes.personalize(
+        command.photos, prompt, command.options.job(), command.options.folder(prompt),
+        class_prompt=command.class_prompt, overwrite=command.options.overwrite,
+    ))
 
 
 def render(command: Render) -> None:
@@ -364,6 +399,7 @@ def evaluate(command: Evaluate) -> None:
 
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "generate": (Generate, generate), "static": (Static, static), "animate": (Animate, animate),
+    "personalize": (Personalize, personalize),
     "render": (Render, render), "models": (Models, models),
     "doctor": (Doctor, doctor), "evaluate": (Evaluate, evaluate), "report": (Report, report),
     "ablate": (Ablate, ablate_all), "study": (Study, study),
@@ -424,19 +460,31 @@ def _from_yaml(name: str, kind: type[Any], arguments: list[str]) -> Any:
         raise ValueError(f"{known.config} is for `dream4d {meant}`, not for `dream4d {name}`")
     in_file = str(values.pop("preset", "builtin"))
     chosen = known.preset or in_file
-    own = {key: _own(key, values.pop(key)) for key in kind.__annotations__ if key != "options" and key in values}
+    own = {key: _own(kind, key, values.pop(key)) for key in _own_options(kind) if key in values}
     settings = merge(preset(chosen), values)
     config = Path(known.config) if known.config else None
     return kind(**own, options=Options(preset=chosen, config=config, settings=settings))
 
 
-def _own(key: str, value: Any) -> str | Path | float:
+def _own(kind: type[Any], key: str, value: Any) -> Any:
     """What a YAML file says for an option that is no setting of the preset."""
-    if key == "mesh_turn" and isinstance(value, (int, float)):
-        return float(value)
-    if key == "mesh_turn" or not isinstance(value, str):
-        raise ValueError(f"{key}: expected {'a number' if key == 'mesh_turn' else 'text'}, not {value!r}")
-    return Path(value) if key in ("source", "mesh") else value
+    wanted = str(kind.__annotations__[key])
+    if wanted in _SIMPLE:
+        types, words, make = _SIMPLE[wanted]
+        if isinstance(value, types) and (wanted == "bool" or not isinstance(value, bool)):
+            return make(value)
+        raise ValueError(f"{key}: expected {words}, not {value!r}")
+    if "tuple" in wanted and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    if "tuple" in wanted or not isinstance(value, str):
+        raise ValueError(f"{key}: expected {'a list of texts' if 'tuple' in wanted else 'text'}, not {value!r}")
+    return Path(value) if "Path" in wanted else value
+
+
+_SIMPLE: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
+    "bool": (bool, "true or false", bool), "int": (int, "a whole number", int),
+    "float": ((int, float), "a number", float),
+}  # fmt: skip
 
 
 def _refuse(unknown: list[str], command: Any) -> None:
@@ -452,13 +500,17 @@ def _option_names(command: Any) -> list[str]:
         positional = {"source", "runs", "action", "names" if isinstance(command, Models) else "folder"}
         names = [name for name in type(command).__annotations__ if name not in positional]
     else:
-        own = [*type(command).__annotations__, *Options.__annotations__]
-        own = [name for name in own if name not in ("prompt", "prompts", "source", "options", "settings")]
+        own = [name for name in Options.__annotations__ if name != "settings"] + _own_options(type(command))
         names = [*own, *flatten(to_mapping(command.options.settings))]
     return ["--" + name.replace("_", "-") for name in names]
 
 
-def _checked_prompt(prompt: str, options: Options) -> str:
+def _own_options(kind: type[Any]) -> list[str]:
+    """Of a command with settings: what its jobs have beside those."""
+    return [name for name in kind.__annotations__ if name != "options"]
+
+
+def _checked_prompt(prompt: str, options: Options, subject: Path | None = None) -> str:
     prompt = " ".join(prompt.split())
     if not prompt:
         raise ValueError('the prompt is empty: say what is there, e.g. "a red cat wearing a top hat is waving"')
@@ -466,7 +518,8 @@ def _checked_prompt(prompt: str, options: Options) -> str:
     if "builtin" in (priors.image, priors.multiview, priors.video):
         from dream4d.toyworld import grammar
 
-        if unknown := grammar.unknown_words(prompt):
+        taught = [] if subject is None else [options.job().personalize.token.lower()]
+        if unknown := [word for word in grammar.unknown_words(prompt) if word not in taught]:
             known = "; ".join(f"{kind}: {', '.join(words)}" for kind, words in grammar.known_words().items())
             print(f"warning: the built-in models do not know {', '.join(unknown)}. They know {known}", file=sys.stderr)
     return prompt

@@ -15,6 +15,7 @@ from dream4d.settings import (
     DeformationShape,
     DynamicSettings,
     OutputSettings,
+    PersonalizeSettings,
     PriorSettings,
     ReconstructSettings,
     SceneShape,
@@ -47,6 +48,7 @@ class Preset:
     static: StaticSettings = field(default_factory=StaticSettings)
     reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
     dynamic: DynamicSettings = field(default_factory=DynamicSettings)
+    personalize: PersonalizeSettings = field(default_factory=PersonalizeSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
 
 
@@ -100,6 +102,10 @@ BUILTIN = Preset(
         levels=Levels(1, every=40, most=6), learning_rate=Milestones(5e-3, at=(160, 200)), occupancy_times=4,
         # What does not depend on time learns slowly: at 5e-3 the face fades more and less moves.
         learning_rate_fields=Milestones(1e-3, at=(160, 200)), learning_rate_time=Milestones(0.02, at=(160, 200)),
+    ),
+    personalize=PersonalizeSettings(
+        steps=400, photos=4, learning_rate=Constant(1e-3), learning_rate_text=Constant(1e-4), class_images=64,
+        sampling_guidance=3.0, sampling_steps=20,
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),
 )

@@ -22,16 +22,27 @@ from dream4d.cameras import VIEW_WORDS
 from dream4d.dynamic import fit_dynamic, start_dynamic
 from dream4d.files import atomic
 from dream4d.film import AROUND, ELEVATION, RGB, THROUGHOUT, Channel, Extent, Occupancy, View, film, still_sheet
-from dream4d.media import parse_colour, write_png, write_video
+from dream4d.media import contact_sheet, parse_colour, read_photos, write_png, write_video
 from dream4d.mesh import Mesh
 from dream4d.meshfile import Up, read_mesh
 from dream4d.occupancy import OccupancyGrid
+from dream4d.personalize import (
+    PersonalState,
+    draw,
+    draw_class,
+    fit_personal,
+    start_personal,
+    subject_of,
+    without_token,
+)
 from dream4d.plans import Frugal, Plan, dynamic_need, fitting, plan_for, static_need, with_plans
 from dream4d.presets import Preset, to_mapping
+from dream4d.priors.adapters import lora_file, write_lora
 from dream4d.priors.errors import ModelError
 from dream4d.priors.hub import resolve
+from dream4d.priors.lora import Lora, fuse, read_lora
 from dream4d.priors.mvdream import MVDream
-from dream4d.priors.parts import ImagePrior, Shared
+from dream4d.priors.parts import Autoencoder, ImagePrior, Shared
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
 from dream4d.progress import track
@@ -63,6 +74,61 @@ def text_to_4d(
             _static_stage(run, run.static_scene, prompt, settings)
             _dynamic_stage(run, run.static_scene, prompt, settings)
         return _video(run, settings)
+
+
+def subject_to_4d(
+    prompt: str, subject: str | Path, settings: Preset, out: str | Path, *, subject_prompt: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Both stages with a personalised image model (paper Sec. 3.3). Returns the video.
+
+    subject: a folder of photos, from which the model learns in the run's ``subject/``, or a LoRA that knows the
+    subject. subject_prompt: what the photos show, by default the subject's word and the next one of `prompt`.
+
+    Only the image model gets the LoRA. The others never saw the word of the subject: their prompt goes without it, and
+    what moves is settled by the static scene. Raises ValueError as `text_to_4d` does, and as `personalize` does.
+    """
+    _check(settings, "image", "multiview", "video")
+    _image_folder(settings)
+    plain = without_token(prompt, settings.personalize.token)
+    known = Path(subject) if Path(subject).suffix == ".safetensors" else lora_file(Path(subject))
+    lora = None if known is None else read_lora(known)
+    subject_prompt = subject_prompt or subject_of(prompt, settings.personalize.token)
+    if lora is None:
+        _check_photos(subject, subject_prompt, settings)
+    job = _job("generate", prompt, settings, subject=str(subject), subject_prompt=subject_prompt)
+    with Run(out, job, overwrite=overwrite) as run:
+        if not run.scene.exists():
+            lora = lora or read_lora(personalize(subject, subject_prompt, settings, run.subject))
+            _static_stage(run, run.static_scene, prompt, settings, lora=lora, multiview_prompt=plain)
+            _dynamic_stage(run, run.static_scene, plain, settings)
+        return _video(run, settings)
+
+
+def personalize(
+    photos: str | Path, prompt: str, settings: Preset, out: str | Path, *, class_prompt: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """A LoRA of the image model that knows the subject of a folder of photos as `prompt` says (paper Sec. 3.3).
+
+    class_prompt: what `prompt` says of any such thing, by default without the subject's word. out: the run's folder; or
+    the file, whose run is then in the folder of its name without ``.safetensors``. Returns the file.
+
+    Raises ValueError as `text_to_4d` does, and for photos that are missing or cannot be read.
+    """
+    _check(settings, "image")
+    _image_folder(settings)
+    class_prompt = class_prompt or without_token(prompt, settings.personalize.token)
+    _check_photos(photos, prompt, settings)
+    out = Path(out)
+    named = out.suffix == ".safetensors"
+    job = _job("personalize", prompt, settings, photos=str(photos), class_prompt=class_prompt)
+    with Run(out.with_suffix("") if named else out, job, overwrite=overwrite) as run:
+        target = out if named else run.lora
+        if overwrite or not target.exists():
+            state = _personal_stage(run, photos, prompt, class_prompt, settings)
+            write_lora(target, unet=state.unet, text_encoder=state.text_encoder)
+        return target
 
 
 def static_scene(prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -176,7 +242,10 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device {name!r} is unknown: expected auto, cpu or cuda") from None
 
 
-def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None:
+def _static_stage(
+    run: Run, target: Path, prompt: str, settings: Preset, *, lora: Lora | None = None,
+    multiview_prompt: str | None = None,
+) -> None:
     if target.exists():
         return
     device = pick_device(settings.device)
@@ -186,9 +255,9 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
     _resume(run, "static", state)
     shared: Shared = {}
     with fitting("loading the models of the static stage"):
-        image, multiview = _image_prior(settings, device, shared), _multiview_prior(settings, device, shared)
+        image, multiview = _image_prior(settings, device, shared, lora), _multiview_prior(settings, device, shared)
         priors = [prior for prior in (image, multiview) if prior is not None]
-        _encode_prompts(priors, prompt, settings)
+        _encode_prompts(priors, prompt, settings, *filter(None, [multiview_prompt]))
 
     def need(plan: Plan) -> float:
         sizes = [prior.resolution for prior in priors]
@@ -200,7 +269,7 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
         _apply(plan, settings, priors)
         return fit_static(
             state, image_prior=image, multiview_prior=multiview, prompt=prompt, negative=settings.negative,
-            settings=settings.static, budget=plan.samples,
+            multiview_prompt=multiview_prompt, settings=settings.static, budget=plan.samples,
         )
 
     reports = with_plans(state, plan_for("static", need, device, settings.memory, _tell), fit, _tell)
@@ -280,6 +349,61 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
     scene.save(run.scene)
 
 
+def _personal_stage(
+    run: Run, folder: str | Path, prompt: str, class_prompt: str, settings: Preset
+) -> PersonalState:
+    own, device = settings.personalize, pick_device(settings.device)
+    loading = _loading(settings, "image", device)
+    if loading["dtype"] == torch.float16:
+        loading["dtype"] = torch.bfloat16  # in whose range no gradient is lost
+    side = own.resolution
+    with fitting("loading the image model"):
+        prior = StableDiffusion.load(
+            _image_folder(settings), **loading, resolution=None if side is None else (side, side), quick=False
+        )
+    photos = torch.from_numpy(read_photos(folder, min(prior.resolution)))
+    state = start_personal(prior, own, seed=settings.seed)
+
+    def drawn(*prompts: str) -> list[Any]:
+        latents = [draw(state, [words] * own.samples, own, seed=settings.seed) for words in prompts]
+        return [prior.decode(row).cpu().numpy() for row in latents]
+
+    seen = photos[torch.arange(own.samples) % len(photos)].numpy()
+    rows = ("photos", f"before: {class_prompt}", f"now: {class_prompt}", f"before: {prompt}", f"now: {prompt}")
+    before = drawn(class_prompt, prompt) if settings.output.preview_every else []
+    if (drawn_before := run.load_checkpoint("class")) is None:
+        pictures = draw_class(state, class_prompt, own, seed=settings.seed + 1).cpu()
+        run.save_checkpoint("class", len(pictures), {"latents": pictures.contiguous()})
+    else:
+        pictures = drawn_before["latents"]
+
+    def sheet() -> Any:
+        now = drawn(class_prompt, prompt)
+        return contact_sheet([seen, before[0], now[0], before[1], now[1]], rows=rows)
+
+    _resume(run, "personalize", state)
+    reports = fit_personal(
+        state, photos=photos, prompt=prompt, pictures=pictures, class_prompt=class_prompt, settings=own
+    )
+    with fitting("learning the subject"):
+        _train(run, "personalize", state, reports, own.steps, settings, sheet)
+    return state
+
+
+def _check_photos(photos: str | Path, prompt: str, settings: Preset) -> None:
+    """What of a job that personalises can be refused before any work."""
+    without_token(prompt, settings.personalize.token)
+    if len(read_photos(photos, 8)) == 1:
+        _tell(f"warning: {photos} has a single photo, whose background and pose will be learned too: 4 to 6 are better")
+
+
+def _image_folder(settings: Preset) -> Path:
+    folder = _folder(settings.priors, "image")
+    if folder is None:
+        raise ValueError("--priors.image is none: a subject needs an image model that learns it")
+    return folder
+
+
 def _downsampling(priors: Iterable[ImagePrior | TextToVideo]) -> int:
     return min((prior.parts.autoencoder.downsampling for prior in priors), default=8)
 
@@ -288,9 +412,9 @@ def _plane_features(scene: Scene) -> int:
     return 0 if scene.hexplane is None else scene.hexplane.width
 
 
-def _encode_prompts(priors: Iterable[ImagePrior | TextToVideo], prompt: str, settings: Preset) -> None:
+def _encode_prompts(priors: Iterable[ImagePrior | TextToVideo], prompt: str, settings: Preset, *more: str) -> None:
     """All that a stage may say to its models, at once, so that their text encoders leave memory."""
-    prompts = [settings.negative, prompt, *(f"{prompt}, {words}" for words in VIEW_WORDS)]
+    prompts = [settings.negative, prompt, *more, *(f"{prompt}, {words}" for words in VIEW_WORDS)]
     encoders = {id(prior.parts.text): prior.parts.text for prior in priors if prior.parts.text is not None}
     for encoder in encoders.values():
         encoder.prepare(prompts)
@@ -306,7 +430,7 @@ def _tell(text: str) -> None:
 
 
 def _train(
-    run: Run, stage: str, state: State, reports: Iterable[StepReport], steps: int, settings: Preset,
+    run: Run, stage: str, state: State | PersonalState, reports: Iterable[StepReport], steps: int, settings: Preset,
     sheet: Callable[[], Any],
 ) -> None:
     """Go through `reports` to the end, writing metrics, previews and checkpoints on the way."""
@@ -316,7 +440,8 @@ def _train(
         if due or report.step % output.log_every == 0:
             losses = report.floats()
             if not all(map(math.isfinite, losses.values())):
-                raise ValueError(f"the {stage} stage diverged at step {report.step}: {losses}; lower its guidance")
+                raise ValueError(f"the {stage} stage diverged at step {report.step}: {losses}; lower its guidance or "
+                                 "its learning rate")
             run.log(stage, report.step, **losses)
         if output.preview_every and state.step % output.preview_every == 0:
             write_png(run.preview(stage, state.step), sheet())
@@ -325,7 +450,7 @@ def _train(
             saved = time.monotonic()
 
 
-def _resume(run: Run, stage: str, state: State) -> None:
+def _resume(run: Run, stage: str, state: State | PersonalState) -> None:
     tensors = run.load_checkpoint(stage)
     if tensors is not None:
         state.load_tensors(tensors)
@@ -393,9 +518,20 @@ def _base(priors: PriorSettings, name: _Name) -> Path | None:
     return resolve(priors.base) if priors.base else _folder(priors, "image")
 
 
-def _image_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> StableDiffusion | None:
+def _image_prior(
+    settings: Preset, device: torch.device, shared: Shared | None = None, lora: Lora | None = None
+) -> StableDiffusion | None:
     folder = _folder(settings.priors, "image")
-    return None if folder is None else StableDiffusion.load(folder, **_loading(settings, "image", device, shared))
+    if folder is None:
+        return None
+    own: Shared = {}  # the LoRA may change a text encoder, which other priors shall have as it was
+    prior = StableDiffusion.load(folder, **_loading(settings, "image", device, shared if lora is None else own))
+    if lora is not None:
+        assert prior.parts.text is not None
+        fuse(lora, unet=prior.parts.unet, text_encoder=prior.parts.text.model)
+        if shared is not None:
+            shared.update({key: part for key, part in own.items() if isinstance(part, Autoencoder)})
+    return prior
 
 
 def _multiview_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> MVDream | None:

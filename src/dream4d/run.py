@@ -2,7 +2,8 @@
 
 ``config.yaml`` reruns the job, ``metrics.jsonl`` has a line for every logged step, ``checkpoints/`` the latest two
 states of each stage, ``previews/`` contact sheets, ``static.safetensors`` the scene between the stages,
-``scene.safetensors`` the result and ``video.mp4`` a look at it.
+``scene.safetensors`` the result and ``video.mp4`` a look at it. ``pytorch_lora_weights.safetensors`` is the result of
+personalising; ``subject/`` is the run of that inside another.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from dream4d.files import atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RESULTS = ("config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4")
-_FOLDERS = ("checkpoints", "previews")
+_RESULTS = ("config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4",
+            "pytorch_lora_weights.safetensors")  # fmt: skip
+_FOLDERS = ("checkpoints", "previews", "subject")
 _HARMLESS = ("device", "memory", "priors.chunk")  # a run may go on with another value of these
 
 
@@ -74,6 +76,14 @@ class Run:
     @property
     def video(self) -> Path:
         return self.folder / "video.mp4"
+
+    @property
+    def lora(self) -> Path:
+        return self.folder / "pytorch_lora_weights.safetensors"
+
+    @property
+    def subject(self) -> Path:
+        return self.folder / "subject"
 
     def preview(self, stage: str, step: int) -> Path:
         return self.folder / "previews" / f"{stage}-{step:06d}.png"

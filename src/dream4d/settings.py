@@ -219,6 +219,39 @@ class DynamicSettings:
 
 
 @dataclass(frozen=True)
+class PersonalizeSettings:
+    """How the image model learns a subject from photos: DreamBooth with a LoRA. The paper gives no numbers; the
+    defaults are for Stable Diffusion."""
+
+    token: str = "sks"
+    """The word that names the subject in prompts; a rare one."""
+    steps: int = 1000
+    """Steps of the optimiser."""
+    photos: int = 1
+    """Photos a step, and as many pictures of its class."""
+    rank: int = 16
+    """Rank of the LoRA's updates."""
+    learning_rate: Schedule = Constant(1e-4)
+    """Learning rate of the UNet's LoRA."""
+    text_encoder: bool = False
+    """Train a LoRA of the text encoder as well."""
+    learning_rate_text: Schedule = Constant(1e-5)
+    """Learning rate of the text encoder's LoRA."""
+    weight_prior: float = 1.0
+    """Weight of the loss that keeps what the model knows of the subject's class (prior preservation)."""
+    class_images: int = 100
+    """Pictures of the class that the model draws for that loss; 0 leaves it out."""
+    sampling_steps: int = 30
+    """Steps of drawing them, and the pictures of the sample sheets."""
+    sampling_guidance: float = 7.5
+    """Scale of their classifier-free guidance."""
+    samples: int = 4
+    """Pictures of each prompt on the sample sheets."""
+    resolution: int | None = None
+    """Height and width to which photos are cropped and scaled; the model's own if None."""
+
+
+@dataclass(frozen=True)
 class OutputSettings:
     """What is written while a run goes on, and its video at the end."""
 

@@ -67,7 +67,7 @@ def jobs(
     Raises ValueError for unknown variants, and where there is nothing to do.
     """
     if not prompts or not variants or seeds < 1:
-        raise ValueError(f"{len(prompts)} sentences, {len(variants)} variants, {seeds} seeds: expected at least one of each")
+        raise ValueError(f"{len(prompts)} sentences, {len(variants)} variants, {seeds} seeds: at least one of each")
     by_variant = {name: settings if name == OURS else ablate(settings, name) for name in dict.fromkeys(variants)}
     made = []
     for variant, preset in by_variant.items():
