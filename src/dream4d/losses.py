@@ -32,3 +32,21 @@ def opacity_entropy(opacity: Tensor) -> Tensor:
     """
     opacity = opacity.clamp(1e-3, 1 - 1e-3)
     return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()
+
+
+def colour_error(rgb: Tensor, picture: Tensor) -> Tensor:
+    """Mean squared difference of the reference view from the picture, both [.., 3] before the same colour: mean over
+    pixels and channels of (rgb - picture)^2 (paper Sec. 3.3, "we supervise the reference view with the given image")."""
+    return (rgb - picture).square().mean()
+
+
+def mask_error(opacity: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of the reference view's opacities from the foreground mask, both [..] in [0, 1]: mean of
+    (opacity - mask)^2 (paper Sec. 3.3, "and its estimated foreground mask")."""
+    return (opacity - mask).square().mean()
+
+
+def sparsity(opacity: Tensor) -> Tensor:
+    """Mean of sqrt(opacity^2 + .01), opacities [..]: keeps space empty that no view needs filled. The offset makes it
+    smooth at 0 (the paper's image-to-4D program, Sec. 3.3)."""
+    return (opacity.square() + 0.01).sqrt().mean()
