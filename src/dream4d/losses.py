@@ -35,14 +35,14 @@ def opacity_entropy(opacity: Tensor) -> Tensor:
 
 
 def colour_error(rgb: Tensor, picture: Tensor) -> Tensor:
-    """Mean squared difference of the reference view from the picture, both [.., 3] before the same colour: mean over
-    pixels and channels of (rgb - picture)^2 (paper Sec. 3.3, "we supervise the reference view with the given image")."""
+    """Mean of (rgb - picture)^2 over pixels and channels: of the reference view and the picture, both [.., 3] before one
+    colour (paper Sec. 3.3, "we supervise the reference view with the given image")."""
     return (rgb - picture).square().mean()
 
 
 def mask_error(opacity: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared difference of the reference view's opacities from the foreground mask, both [..] in [0, 1]: mean of
-    (opacity - mask)^2 (paper Sec. 3.3, "and its estimated foreground mask")."""
+    """Mean of (opacity - mask)^2 over pixels: of the reference view and the picture's foreground, both [..] in [0, 1]
+    (paper Sec. 3.3, "and its estimated foreground mask")."""
     return (opacity - mask).square().mean()
 
 
