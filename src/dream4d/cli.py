@@ -59,6 +59,13 @@ class Generate:
 
     prompt: Prompt = ""
     """What is there and what it does, e.g. "a red cat wearing a top hat is waving"."""
+    image: Path | None = None
+    """A picture of the object from its front, from which the scene is made: PNG, JPEG, WebP or BMP. The object is cut
+    out by the picture's transparency, by --mask, by rembg (--picture.rembg) or by the colour of its border."""
+    mask: Path | None = None
+    """A picture of the same size as the image, white where the object is."""
+    elevation: float = 0.0
+    """How far above the object's middle the image was taken from, in degrees; 90 is straight above."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -207,8 +214,15 @@ def generate(command: Generate) -> None:
     from dream4d import recipes
 
     prompt, settings = _checked_prompt(command.prompt, command.options), command.options.job()
-    out = command.options.folder(prompt)
-    _announce(recipes.text_to_4d(prompt, settings, out, overwrite=command.options.overwrite))
+    overwrite, image = command.options.overwrite, command.image
+    if image is not None:
+        out = command.options.folder(f"{prompt} {image.stem}")
+        return _announce(recipes.image_to_4d(
+            prompt, image, settings, out, mask=command.mask, elevation=command.elevation, overwrite=overwrite
+        ))
+    if command.mask or command.elevation:
+        raise ValueError("--mask and --elevation tell more of a picture: give it, too, by --image FILE")
+    return _announce(recipes.text_to_4d(prompt, settings, command.options.folder(prompt), overwrite=overwrite))
 
 
 def static(command: Static) -> None:
@@ -293,6 +307,10 @@ _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "render": (Render, render), "models": (Models, models),
     "doctor": (Doctor, doctor), "evaluate": (Evaluate, evaluate), "study": (Study, study),
 }
+_OWN: dict[str, Callable[[Any], Any]] = {
+    "prompt": str, "source": Path, "image": Path, "mask": Path, "elevation": float,
+}
+"""What else than settings a YAML file may say of a command."""
 _WITHOUT_SETTINGS = (Render, Models, Doctor, Evaluate, Study)
 
 
@@ -349,12 +367,12 @@ def _from_yaml(name: str, kind: type[Any], arguments: list[str]) -> Any:
         raise ValueError(f"{known.config} is for `dream4d {meant}`, not for `dream4d {name}`")
     named = str(values.pop("preset", "builtin"))
     chosen = known.preset or named
-    own = {key: values.pop(key) for key in ("prompt", "source") if key in values and key in kind.__annotations__}
+    own = {key: values.pop(key) for key in _OWN if key in values and key in kind.__annotations__}
     for key, value in own.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{key}: expected text, not {value!r}")
-    if "source" in own:
-        own["source"] = Path(own["source"])
+        wanted = "a number" if _OWN[key] is float else "text"
+        if isinstance(value, bool) or not isinstance(value, (int, float) if _OWN[key] is float else str):
+            raise ValueError(f"{key}: expected {wanted}, not {value!r}")
+        own[key] = _OWN[key](value)
     settings = merge(preset(chosen), values)
     config = Path(known.config) if known.config else None
     return kind(**own, options=Options(preset=chosen, config=config, settings=settings))
@@ -373,7 +391,8 @@ def _option_names(command: Any) -> list[str]:
         positional = {"source", "runs", "action", "names" if isinstance(command, Models) else "folder"}
         names = [name for name in type(command).__annotations__ if name not in positional]
     else:
-        own = [name for name in Options.__annotations__ if name != "settings"]
+        positional = {"prompt", "source", "options", "settings"}
+        own = [name for name in type(command).__annotations__ | Options.__annotations__ if name not in positional]
         names = [*own, *flatten(to_mapping(command.options.settings))]
     return ["--" + name.replace("_", "-") for name in names]
 

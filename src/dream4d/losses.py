@@ -35,8 +35,8 @@ def opacity_entropy(opacity: Tensor) -> Tensor:
 
 
 def colour_error(rgb: Tensor, picture: Tensor) -> Tensor:
-    """Mean of (rgb - picture)^2 over pixels and channels: of the reference view and the picture, both [.., 3] before one
-    colour (paper Sec. 3.3, "we supervise the reference view with the given image")."""
+    """Mean of (rgb - picture)^2 over pixels and channels: of the reference view and the picture, both [.., 3] before
+    one colour (paper Sec. 3.3, "we supervise the reference view with the given image")."""
     return (rgb - picture).square().mean()
 
 

@@ -2,7 +2,8 @@
 
 ``config.yaml`` reruns the job, ``metrics.jsonl`` has a line for every logged step, ``checkpoints/`` the latest two
 states of each stage, ``previews/`` contact sheets, ``static.safetensors`` the scene between the stages,
-``scene.safetensors`` the result and ``video.mp4`` a look at it.
+``scene.safetensors`` the result and ``video.mp4`` a look at it. ``picture.png`` and ``cutout.png`` are what a run from
+a picture goes by.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from dream4d.files import atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RESULTS = ("config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4")
+_RESULTS = (
+    "config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4", "picture.png",
+    "cutout.png",
+)
 _FOLDERS = ("checkpoints", "previews")
 _HARMLESS = ("device", "memory", "priors.chunk")  # a run may go on with another value of these
 
@@ -66,6 +70,14 @@ class Run:
     @property
     def scene(self) -> Path:
         return self.folder / "scene.safetensors"
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / "picture.png"
+
+    @property
+    def cutout(self) -> Path:
+        return self.folder / "cutout.png"
 
     @property
     def sheet(self) -> Path:
