@@ -1,8 +1,9 @@
 import math
 
+import pytest
 import torch
 
-from dream4d.losses import opacity_entropy, plane_variation, total_variation
+from dream4d.losses import colour_error, mask_error, opacity_entropy, plane_variation, sparsity, total_variation
 
 
 def test_total_variation_equals_the_formula_written_out():
@@ -35,3 +36,17 @@ def test_the_entropy_is_greatest_at_one_half_and_pulls_haze_to_nothing():
     opacity = torch.tensor([0.1, 0.9], requires_grad=True)
     opacity_entropy(opacity).backward()
     assert opacity.grad[0] > 0 > opacity.grad[1]
+
+
+def test_the_reference_view_is_compared_pixel_by_pixel():
+    picture = torch.zeros(2, 2, 3)
+    assert colour_error(picture + torch.tensor([0.3, 0.0, 0.0]), picture).item() == pytest.approx(0.03)
+    assert mask_error(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5])) == 0.5
+
+
+def test_sparsity_is_smooth_and_least_where_all_is_empty():
+    opacity = torch.tensor([0.0, 0.5], requires_grad=True)
+    value = sparsity(opacity)
+    value.backward()
+    assert value.item() == pytest.approx((0.1 + 0.26**0.5) / 2)
+    assert opacity.grad[0] == 0 < opacity.grad[1]

@@ -1,12 +1,13 @@
 import pytest
 
-from dream4d.schedules import Constant, Interval, Levels, Linear, Milestones, Switch
+from dream4d.schedules import Constant, Interval, Levels, Linear, Milestones, Stairs, Switch
 
 
 @pytest.mark.parametrize(("schedule", "values"), [
     (Constant(3), {0: 3, 99: 3}),
     (Linear(0.98, 0.5, steps=8000), {0: 0.98, 4000: 0.74, 8000: 0.5, 9999: 0.5}),
     (Switch(64, 256, at=5000), {0: 64, 4999: 64, 5000: 256}),
+    (Stairs((64, 128, 256), at=(200, 300)), {0: 64, 199: 64, 200: 128, 299: 128, 300: 256}),
     (Levels(4, every=500, most=12), {0: 4, 499: 4, 500: 5, 3999: 11, 4000: 12, 9999: 12}),
     (Milestones(1e-3, at=(8000, 9000)), {0: 1e-3, 7999: 1e-3, 8000: 5e-4, 9000: 2.5e-4}),
 ])

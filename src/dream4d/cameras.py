@@ -101,11 +101,12 @@ def framing_distance(fov_y: Tensor, generator: torch.Generator) -> Tensor:
 def sample_multiview(
     scenes: int, generator: torch.Generator, *, views: int = 4,
     elevation: tuple[float, float] = (0.0, 30.0), fov_y: tuple[float, float] = (15.0, 60.0),
+    distance: float | None = None,
 ) -> Cameras:
     """`scenes` groups of `views` cameras, evenly spaced in azimuth with a random start (supplement 3.1).
 
     Cameras of a group share elevation, distance and field of view and are consecutive in the batch. Half of the
-    elevations are uniform in angle, half uniform on the sphere.
+    elevations are uniform in angle, half uniform on the sphere. distance: that of all; `framing_distance` if None.
     """
     low, high = elevation
     uniform_angle = uniform(scenes, low, high, generator)
@@ -113,12 +114,12 @@ def sample_multiview(
     on_sphere = torch.rad2deg(torch.asin(sines))
     chosen = torch.where(torch.rand(scenes, generator=generator) < 0.5, uniform_angle, on_sphere)
     fov = uniform(scenes, *fov_y, generator)
-    distance = framing_distance(fov, generator)
+    away = framing_distance(fov, generator) if distance is None else torch.full((scenes,), distance)
     start = uniform(scenes, 0.0, 360.0 / views, generator) + 360.0 / views * torch.randint(
         views, (scenes,), generator=generator
     )
     azimuth = start[:, None] + torch.arange(views) * (360.0 / views)
-    flat = [value[:, None].expand(scenes, views).reshape(-1) for value in (chosen, distance, fov)]
+    flat = [value[:, None].expand(scenes, views).reshape(-1) for value in (chosen, away, fov)]
     return orbit(azimuth.reshape(-1), *flat)
 
 

@@ -73,6 +73,13 @@ class Generate:
     .safetensors or its folder, that has learned it."""
     subject_prompt: str | None = None
     """What the photos show; by default "a sks" and the next word of the prompt."""
+    image: Path | None = None
+    """A picture of the object from its front, from which the scene is made: PNG, JPEG, WebP or BMP. The object is cut
+    out by the picture's transparency, by --mask, by rembg (--picture.rembg) or by the colour of its border."""
+    mask: Path | None = None
+    """A picture of the same size as the image, white where the object is."""
+    elevation: float = 0.0
+    """How far above the object's middle the image was taken from, in degrees; 90 is straight above."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -267,9 +274,17 @@ def generate(command: Generate) -> None:
     from dream4d import recipes
 
     prompt, settings = _checked_prompt(command.prompt, command.options, command.subject), command.options.job()
-    out, overwrite = command.options.folder(prompt), command.options.overwrite
-    if command.mesh is not None and command.subject is not None:
-        raise ValueError("--mesh and --subject are both given: the one is in place of what the other leads to")
+    given = {"--mesh": command.mesh, "--subject": command.subject, "--image": command.image}
+    if len(named := [name for name, value in given.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(named)} are given: the scene can be made from one of them")
+    if command.image is None and (command.mask or command.elevation):
+        raise ValueError("--mask and --elevation tell more of a picture: give it, too, by --image FILE")
+    overwrite = command.options.overwrite
+    out = command.options.folder(prompt if command.image is None else f"{prompt} {command.image.stem}")
+    if command.image is not None:
+        return _announce(recipes.image_to_4d(
+            prompt, command.image, settings, out, mask=command.mask, elevation=command.elevation, overwrite=overwrite
+        ))
     if command.mesh is not None:
         return _announce(recipes.mesh_to_4d(
             prompt, command.mesh, settings, out, up=command.mesh_up, turn=command.mesh_turn, overwrite=overwrite

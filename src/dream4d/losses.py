@@ -32,3 +32,21 @@ def opacity_entropy(opacity: Tensor) -> Tensor:
     """
     opacity = opacity.clamp(1e-3, 1 - 1e-3)
     return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()
+
+
+def colour_error(rgb: Tensor, picture: Tensor) -> Tensor:
+    """Mean of (rgb - picture)^2 over pixels and channels: of the reference view and the picture, both [.., 3] before
+    one colour (paper Sec. 3.3, "we supervise the reference view with the given image")."""
+    return (rgb - picture).square().mean()
+
+
+def mask_error(opacity: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (opacity - mask)^2 over pixels: of the reference view and the picture's foreground, both [..] in [0, 1]
+    (paper Sec. 3.3, "and its estimated foreground mask")."""
+    return (opacity - mask).square().mean()
+
+
+def sparsity(opacity: Tensor) -> Tensor:
+    """Mean of sqrt(opacity^2 + .01), opacities [..]: keeps space empty that no view needs filled. The offset makes it
+    smooth at 0 (the paper's image-to-4D program, Sec. 3.3)."""
+    return (opacity.square() + 0.01).sqrt().mean()

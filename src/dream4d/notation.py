@@ -3,6 +3,7 @@
 ==============================  ===================================================
 ``64``                          `Constant(64)`
 ``64 until 5000 then 256``      `Switch(64, 256, at=5000)`
+``64 until 9 then 128 until 20 then 256``  `Stairs((64, 128, 256), at=(9, 20))`
 ``0.98 to 0.02 over 8000``      `Linear(0.98, 0.02, steps=8000)`
 ``4 to 12 every 500``           `Levels(4, every=500, most=12)`
 ``0.001 times 0.5 at 8000 9000``  `Milestones(0.001, at=(8000, 9000), factor=0.5)`
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dream4d.schedules import Constant, Interval, Levels, Linear, Milestones, Switch
+from dream4d.schedules import Constant, Interval, Levels, Linear, Milestones, Stairs, Switch
 
 FORMS = '"64", "64 until 5000 then 256", "0.98 to 0.02 over 8000", "4 to 12 every 500", "0.001 times 0.5 at 8000 9000"'
 
@@ -25,6 +26,9 @@ def format_schedule(schedule: Any) -> str:
             return f"{value}"
         case Switch(before, after, at):
             return f"{before} until {at} then {after}"
+        case Stairs(values, at):
+            changes = zip(at, values[1:], strict=True)
+            return " ".join([f"{values[0]}", *(f"until {step} then {value}" for step, value in changes)])
         case Linear(start, stop, steps):
             return f"{start} to {stop} over {steps}"
         case Levels(start, every, most):
@@ -48,6 +52,8 @@ def parse_schedule(text: str) -> Any:
                 return Constant(_number(value))
             case [before, "until", at, "then", after]:
                 return Switch(_number(before), _number(after), at=int(at))
+            case [first, *rest] if len(rest) > 4 and rest[::2] == ["until", "then"] * (len(rest) // 4):
+                return Stairs(tuple(map(_number, [first, *rest[3::4]])), at=tuple(map(int, rest[1::4])))
             case [start, "to", stop, "over", steps]:
                 return Linear(float(start), float(stop), steps=int(steps))
             case [start, "to", most, "every", every]:

@@ -17,7 +17,7 @@ import torch
 
 from dream4d.presets import suggest
 from dream4d.render import BUDGET
-from dream4d.settings import DynamicSettings, StaticSettings
+from dream4d.settings import DynamicSettings, PictureSettings, StaticSettings
 from dream4d.state import State, StepReport
 
 GIB = 2**30
@@ -99,7 +99,10 @@ def static_need(
     needs = []
     for step in (0, max(settings.steps - 1, 0)):
         images, side = settings.images(step), settings.resolution(step)
-        samples = round(SHARE["static"] * images * side**2 * settings.samples_per_ray)
+        rays = images * side**2
+        if isinstance(settings, PictureSettings):
+            rays += settings.reference_resolution(step) ** 2
+        samples = round(SHARE["static"] * rays * settings.samples_per_ray)
         needs.append(_need(plan, images, sizes, samples, sample, downsampling, decoded=0))
     return max(needs)
 

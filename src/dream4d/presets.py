@@ -16,6 +16,7 @@ from dream4d.settings import (
     DynamicSettings,
     OutputSettings,
     PersonalizeSettings,
+    PictureSettings,
     PriorSettings,
     ReconstructSettings,
     SceneShape,
@@ -47,6 +48,7 @@ class Preset:
     priors: PriorSettings = field(default_factory=PriorSettings)
     static: StaticSettings = field(default_factory=StaticSettings)
     reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
+    picture: PictureSettings = field(default_factory=PictureSettings)
     dynamic: DynamicSettings = field(default_factory=DynamicSettings)
     personalize: PersonalizeSettings = field(default_factory=PersonalizeSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
@@ -55,6 +57,7 @@ class Preset:
 PAPER = Preset(
     priors=PriorSettings(
         image="stable-diffusion", multiview="mvdream", video="zeroscope",  # names of priors/catalogue.py
+        novel="zero123", picture="deepfloyd",
     )
 )
 
@@ -93,6 +96,13 @@ BUILTIN = Preset(
     reconstruct=ReconstructSettings(
         steps=500, samples_per_ray=96, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(300, 400, 450)),
+    ),
+    picture=PictureSettings(
+        steps=400, images=Constant(4), resolution=Switch(32, 64, at=100), samples_per_ray=96,
+        reference_resolution=Constant(64),
+        weight_2d=0.1, guidance_2d=10.0,
+        learning_rate_grid=Milestones(0.02, at=(260, 320, 360)),
+        learning_rate_mlp=Milestones(0.005, at=(260, 320, 360)),
     ),
     # One coarse level of the 4D grid at first: limbs swing as a whole, and do not dissolve into nearer ones. The video
     # prior takes any pose for the right one at timesteps below .6: nothing would move there, only smooth out.

@@ -35,9 +35,12 @@ from dream4d.personalize import (
     subject_of,
     without_token,
 )
+from dream4d.picture import Picture, copy_picture, read_framed, read_picture
 from dream4d.plans import Frugal, Plan, dynamic_need, fitting, plan_for, static_need, with_plans
 from dream4d.presets import Preset, to_mapping
 from dream4d.priors.adapters import lora_file, write_lora
+from dream4d.priors.catalogue import Role
+from dream4d.priors.deepfloyd import DeepFloyd, in_pixel_space
 from dream4d.priors.errors import ModelError
 from dream4d.priors.hub import resolve
 from dream4d.priors.lora import Lora, fuse, read_lora
@@ -45,15 +48,20 @@ from dream4d.priors.mvdream import MVDream
 from dream4d.priors.parts import Autoencoder, ImagePrior, Shared
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
+from dream4d.priors.zero123 import Zero123
 from dream4d.progress import track
 from dream4d.reconstruct import fit_mesh, similarity
 from dream4d.run import Run, read_config
 from dream4d.scene import Scene
-from dream4d.settings import PriorSettings
+from dream4d.settings import PriorSettings, StaticSettings
 from dream4d.state import State, StepReport, start
-from dream4d.static import fit_static, start_static
+from dream4d.static import fit_picture, fit_static, reference_camera, start_static
 
-_Name = Literal["image", "multiview", "video"]
+_Name = Literal["image", "multiview", "video", "novel", "picture"]
+_ROLES: dict[_Name, Role] = {"image": "image", "multiview": "multiview", "video": "video", "novel": "reference",
+                             "picture": "image"}  # fmt: skip
+_STANDS_FOR: dict[_Name, _Name] = {"novel": "multiview", "picture": "image"}
+"""Models of the static stage from a picture, and those in whose place they are."""
 BUILTIN_PRIORS = Path(str(files("dream4d"))) / "data" / "priors"
 
 
@@ -129,6 +137,34 @@ def personalize(
             state = _personal_stage(run, photos, prompt, class_prompt, settings)
             write_lora(target, unet=state.unet, text_encoder=state.text_encoder)
         return target
+
+
+def image_to_4d(
+    prompt: str, image: str | Path, settings: Preset, out: str | Path, *, mask: str | Path | None = None,
+    elevation: float = 0.0, overwrite: bool = False,
+) -> Path:
+    """Both stages, the first of them from a picture of the object (paper Sec. 3.3). Returns the video.
+
+    mask: a picture of the same size, white where the object is; see `picture.read_picture`. elevation: of the camera
+    that took the picture from the object's front, in degrees. The run keeps its own copy and goes on from that.
+    Raises ValueError as `text_to_4d` and `read_picture` do.
+    """
+    _check(settings, "novel", "picture", "video")
+    if not -90 < elevation < 90:
+        raise ValueError(f"elevation is {elevation}: expected degrees above the horizon, between -90 and 90")
+    picture = None
+    if overwrite or not (Path(out) / "cutout.png").is_file():
+        picture = read_picture(image, mask=mask, rembg=settings.picture.rembg, fill=settings.picture.fill)
+    given: dict[str, Any] = {"image": str(image)} | ({} if mask is None else {"mask": str(mask)})
+    with Run(out, _job("generate", prompt, settings, **given, elevation=elevation), overwrite=overwrite) as run:
+        if picture is not None:
+            _tell(f"the object was found by {picture.cutout}: look at {run.cutout}")
+            copy_picture(image, run.picture)
+            picture.save(run.cutout)
+        if not run.scene.exists():
+            _picture_stage(run, run.static_scene, prompt, read_framed(run.cutout), elevation, settings)
+            _dynamic_stage(run, run.static_scene, prompt, settings)
+        return _video(run, settings)
 
 
 def static_scene(prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -259,12 +295,6 @@ def _static_stage(
         priors = [prior for prior in (image, multiview) if prior is not None]
         _encode_prompts(priors, prompt, settings, *filter(None, [multiview_prompt]))
 
-    def need(plan: Plan) -> float:
-        sizes = [prior.resolution for prior in priors]
-        return static_need(
-            plan, settings.static, sizes, downsampling=_downsampling(priors), features=_plane_features(scene)
-        )
-
     def fit(plan: Plan) -> Iterator[StepReport]:
         _apply(plan, settings, priors)
         return fit_static(
@@ -272,16 +302,57 @@ def _static_stage(
             multiview_prompt=multiview_prompt, settings=settings.static, budget=plan.samples,
         )
 
+    _grow(run, target, state, settings, settings.static, priors, fit)
+
+
+def _picture_stage(
+    run: Run, target: Path, prompt: str, picture: Picture, elevation: float, settings: Preset
+) -> None:
+    if target.exists():
+        return
+    device = pick_device(settings.device)
+    torch.manual_seed(settings.seed)
+    state = start_static(Scene(settings.scene).to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
+    _resume(run, "static", state)
+    shared: Shared = {}
+    with fitting("loading the models of the static stage"):
+        image = _picture_prior(prompt, settings, device, shared)
+        novel = _novel_prior(picture, elevation, settings, device, shared)
+        priors = [prior for prior in (image, novel) if prior is not None]
+        _encode_prompts(priors, prompt, settings)
+
+    def fit(plan: Plan) -> Iterator[StepReport]:
+        _apply(plan, settings, priors)
+        return fit_picture(
+            state, picture=picture, elevation=elevation, image_prior=image, novel_prior=novel, prompt=prompt,
+            negative=settings.negative, settings=settings.picture, budget=plan.samples,
+        )
+
+    _grow(run, target, state, settings, settings.picture, priors, fit)
+
+
+def _grow(
+    run: Run, target: Path, state: State, settings: Preset, stage: StaticSettings,
+    priors: Sequence[ImagePrior | DeepFloyd], fit: Callable[[Plan], Iterator[StepReport]],
+) -> None:
+    """What every static stage does once its models are loaded."""
+    device, scene = pick_device(settings.device), state.scene
+
+    def need(plan: Plan) -> float:
+        downsampling = _downsampling(priors)
+        sizes = [_latent_size(prior, downsampling) for prior in priors]
+        return static_need(plan, stage, sizes, downsampling=downsampling, features=_plane_features(scene))
+
     reports = with_plans(state, plan_for("static", need, device, settings.memory, _tell), fit, _tell)
 
     def sheet() -> Any:
         return still_sheet(
             scene, lambda time: state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
-            size=min(settings.output.size, 128), samples_per_ray=settings.static.samples_per_ray,
+            size=min(settings.output.size, 128), samples_per_ray=stage.samples_per_ray,
             background=parse_colour(settings.output.background),
         )
 
-    _train(run, "static", state, reports, settings.static.steps, settings, sheet)
+    _train(run, "static", state, reports, stage.steps, settings, sheet)
     scene.save(target)
 
 
@@ -404,20 +475,32 @@ def _image_folder(settings: Preset) -> Path:
     return folder
 
 
-def _downsampling(priors: Iterable[ImagePrior | TextToVideo]) -> int:
-    return min((prior.parts.autoencoder.downsampling for prior in priors), default=8)
+def _downsampling(priors: Iterable[ImagePrior | DeepFloyd | TextToVideo]) -> int:
+    autoencoders = [prior.parts.autoencoder for prior in priors if not isinstance(prior, DeepFloyd)]
+    return min((autoencoder.downsampling for autoencoder in autoencoders), default=8)
+
+
+def _latent_size(prior: ImagePrior | DeepFloyd, downsampling: int) -> tuple[int, int]:
+    """The size of the images of whose latents a UNet sees as much; for pixels an upper bound, nothing encodes them."""
+    height, width = prior.resolution
+    return (height * downsampling, width * downsampling) if isinstance(prior, DeepFloyd) else (height, width)
 
 
 def _plane_features(scene: Scene) -> int:
     return 0 if scene.hexplane is None else scene.hexplane.width
 
 
-def _encode_prompts(priors: Iterable[ImagePrior | TextToVideo], prompt: str, settings: Preset, *more: str) -> None:
+def _encode_prompts(
+    priors: Iterable[ImagePrior | DeepFloyd | TextToVideo], prompt: str, settings: Preset, *more: str
+) -> None:
     """All that a stage may say to its models, at once, so that their text encoders leave memory."""
-    prompts = [settings.negative, prompt, *more, *(f"{prompt}, {words}" for words in VIEW_WORDS)]
-    encoders = {id(prior.parts.text): prior.parts.text for prior in priors if prior.parts.text is not None}
-    for encoder in encoders.values():
-        encoder.prepare(prompts)
+    texts = [prior.text if isinstance(prior, DeepFloyd) else prior.parts.text for prior in priors]
+    for encoder in {id(text): text for text in texts if text is not None}.values():
+        encoder.prepare([*_prompts(prompt, settings), *more])
+
+
+def _prompts(prompt: str, settings: Preset) -> list[str]:
+    return [settings.negative, prompt, *(f"{prompt}, {words}" for words in VIEW_WORDS)]
 
 
 def _apply(plan: Plan, settings: Preset, priors: Iterable[Frugal]) -> None:
@@ -472,7 +555,7 @@ def _video(run: Run, settings: Preset) -> Path:
     return run.video
 
 
-def _job(command: str, prompt: str, settings: Preset, **more: str | float) -> dict[str, Any]:
+def _job(command: str, prompt: str, settings: Preset, **more: Any) -> dict[str, Any]:
     return {"command": command, "prompt": prompt, **more, **to_mapping(settings)}
 
 
@@ -486,21 +569,25 @@ def _check(settings: Preset, *names: _Name) -> None:
 
 
 def _folder(priors: PriorSettings, name: _Name) -> Path | None:
-    """Where the prior `name` is; None for `none`."""
-    chosen: str = getattr(priors, name)
+    """Where the prior `name` is; None for `none`, and where that from a picture stands in for one that is `none`."""
+    chosen: str | None = getattr(priors, name)
+    if name in _STANDS_FOR and getattr(priors, _STANDS_FOR[name]) == "none":
+        return None
     if chosen == "none" and name != "video":
         return None
+    if chosen is None:
+        return _folder(priors, _STANDS_FOR[name])
     if chosen != "builtin":
         try:
-            return resolve(chosen, name)
+            return resolve(chosen, _ROLES[name])
         except ModelError as error:
             raise ModelError(error.problem, f"--priors.{name} {error}") from error
-    folder = BUILTIN_PRIORS / name
+    folder = BUILTIN_PRIORS / ("image" if name == "picture" else name)
     if (folder / "unet" / "config.json").is_file():
         return folder
     raise ValueError(
         f"this installation lacks the built-in {name} prior ({folder}): install dream4d again, or train the priors "
-        "with python -m dream4d.toyworld.train"
+        f"with python -m dream4d.toyworld.train{', or go without: --priors.novel none' if name == 'novel' else ''}"
     )
 
 
@@ -513,8 +600,12 @@ def _loading(settings: Preset, name: _Name, device: torch.device, shared: Shared
 
 def _base(priors: PriorSettings, name: _Name) -> Path | None:
     """Where the prior `name` takes the parts from that its folder lacks."""
+    if name == "picture" and priors.picture is None:
+        return _base(priors, "image")
     if getattr(priors, name) == "builtin":
         return BUILTIN_PRIORS / "image"  # whatever the image prior is, these were trained on its latents and its words
+    if name in _STANDS_FOR and not priors.base:
+        return None
     return resolve(priors.base) if priors.base else _folder(priors, "image")
 
 
@@ -548,3 +639,26 @@ def _video_prior(settings: Preset, device: torch.device) -> TextToVideo:
     return TextToVideo.load(
         folder, **_loading(settings, "video", device), frames=priors.video_frames, resolution=priors.video_resolution
     )
+
+
+def _picture_prior(
+    prompt: str, settings: Preset, device: torch.device, shared: Shared | None = None
+) -> StableDiffusion | DeepFloyd | None:
+    folder = _folder(settings.priors, "picture")
+    if folder is None:
+        return None
+    loading = _loading(settings, "picture", device, shared)
+    if not in_pixel_space(folder):
+        return StableDiffusion.load(folder, **loading)
+    del loading["shared"]
+    return DeepFloyd.load(folder, **loading, prompts=_prompts(prompt, settings))
+
+
+def _novel_prior(
+    picture: Picture, elevation: float, settings: Preset, device: torch.device, shared: Shared | None = None
+) -> Zero123 | None:
+    folder = _folder(settings.priors, "novel")
+    if folder is None:
+        return None
+    camera = reference_camera(elevation, settings.picture)
+    return Zero123.load(folder, **_loading(settings, "novel", device, shared), image=picture.rgb, camera=camera)

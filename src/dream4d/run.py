@@ -2,8 +2,9 @@
 
 ``config.yaml`` reruns the job, ``metrics.jsonl`` has a line for every logged step, ``checkpoints/`` the latest two
 states of each stage, ``previews/`` contact sheets, ``static.safetensors`` the scene between the stages,
-``scene.safetensors`` the result and ``video.mp4`` a look at it. ``pytorch_lora_weights.safetensors`` is the result of
-personalising; ``subject/`` is the run of that inside another.
+``scene.safetensors`` the result and ``video.mp4`` a look at it. ``picture.png`` and ``cutout.png`` are what a run from
+a picture goes by. ``pytorch_lora_weights.safetensors`` is the result of personalising; ``subject/`` is the run of that
+inside another.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from dream4d.files import atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RESULTS = ("config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4",
-            "pytorch_lora_weights.safetensors")  # fmt: skip
+_RESULTS = (
+    "config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4", "picture.png",
+    "cutout.png", "pytorch_lora_weights.safetensors",
+)
 _FOLDERS = ("checkpoints", "previews", "subject")
 _HARMLESS = ("device", "memory", "priors.chunk")  # a run may go on with another value of these
 
@@ -68,6 +71,14 @@ class Run:
     @property
     def scene(self) -> Path:
         return self.folder / "scene.safetensors"
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / "picture.png"
+
+    @property
+    def cutout(self) -> Path:
+        return self.folder / "cutout.png"
 
     @property
     def sheet(self) -> Path:

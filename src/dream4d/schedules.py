@@ -53,6 +53,21 @@ class Switch(Generic[Number]):
 
 
 @dataclass(frozen=True)
+class Stairs(Generic[Number]):
+    """The first of `values` until the first step of `at`, the next one until the next, and the last from there on."""
+
+    values: tuple[Number, ...]
+    at: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.at) + 1 or list(self.at) != sorted(self.at):
+            raise ValueError(f"{len(self.values)} values change at steps {self.at}: one less, and in order")
+
+    def __call__(self, step: int) -> Number:
+        return self.values[sum(step >= change for change in self.at)]
+
+
+@dataclass(frozen=True)
 class Levels:
     """`start` levels of a grid, one more every `every` steps, at most `most` (supplement 3.2)."""
 

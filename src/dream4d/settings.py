@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dream4d.schedules import Constant, Count, Interval, Levels, Linear, Milestones, Schedule, Switch
+from dream4d.schedules import Constant, Count, Interval, Levels, Linear, Milestones, Schedule, Stairs, Switch
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class PriorSettings:
     """Multi-view model, seen by the static stage (the paper: MVDream)."""
     video: str = "builtin"
     """Video model, seen by the dynamic stage (the paper: Zeroscope)."""
+    novel: str = "builtin"
+    """Novel-view model, seen by the static stage from a picture (the paper: zero123-xl)."""
+    picture: str | None = None
+    """Image model of the static stage from a picture (the paper: DeepFloyd IF); the image model if None."""
     base: str | None = None
     """Folder with the vae, text_encoder and tokenizer of models that lack them; by default the image model's. The
     built-in models always share their own."""
@@ -166,6 +170,58 @@ class ReconstructSettings:
     """Learning rate of the MLPs."""
     occupancy_every: int = 16
     """Steps between updates of the occupancy grid."""
+
+
+@dataclass(frozen=True)
+class PictureSettings(StaticSettings):
+    """How the static stage trains from a picture (paper Sec. 3.3), in place of what it does from a text alone; `views`
+    is 1, and `std_rescale` and `flat_background` have no use: each view is predicted on its own, before white."""
+
+    steps: int = 2000
+    """Steps of the optimiser."""
+    views: int = 1
+    """Images that share a camera's elevation; 1, since none is predicted together with others."""
+    images: Count = Stairs((12, 8, 4), at=(200, 300))
+    """Images rendered a step, beside the reference view."""
+    resolution: Count = Stairs((64, 128, 256), at=(200, 300))
+    """Height and width of the rendered images in pixels."""
+    elevation: tuple[float, float] = (-10.0, 80.0)
+    """Lowest and highest camera elevation in degrees."""
+    fov_y: tuple[float, float] = (20.0, 20.0)
+    """Narrowest and widest vertical field of view in degrees."""
+    weight_2d: float = 0.1
+    """Weight of the image prior's loss."""
+    guidance_2d: float = 20.0
+    """Scale of the image prior's classifier-free guidance."""
+    timesteps_2d: Interval = Interval(Constant(0.02), Constant(0.5))
+    """Interval of the image prior's timesteps, as fractions of their number."""
+    weight_3d: Schedule = Constant(0.1)
+    """Weight of the novel-view prior's loss."""
+    guidance_3d: float = 3.0
+    """Scale of the novel-view prior's classifier-free guidance."""
+    timesteps_3d: Interval = Interval(Linear(0.4, 0.2, steps=200), Linear(0.85, 0.5, steps=200))
+    """Interval of the novel-view prior's timesteps, as fractions of their number."""
+    weight_entropy: Schedule = Constant(0.1)
+    """Weight of the mean entropy of the pixels' opacities, against haze."""
+    learning_rate_mlp: Schedule = Constant(0.01)
+    """Learning rate of the MLPs."""
+    distance: float = 3.8
+    """Distance of all cameras from the origin, in scene units."""
+    reference_fov_y: float = 20.0
+    """Vertical field of view of the reference view in degrees."""
+    reference_resolution: Count = Stairs((128, 256, 512), at=(200, 300))
+    """Height and width of the reference view in pixels."""
+    weight_picture: float = 500.0
+    """Weight of the reference view's mean squared error in colour."""
+    weight_mask: float = 50.0
+    """Weight of its mean squared error from the mask."""
+    weight_sparsity: float = 0.1
+    """Weight of the sparsity of the random views' opacities."""
+    fill: float = 0.8
+    """Share of the reference view's height and width that the larger side of the object takes."""
+    rembg: str | None = None
+    """Model of the package rembg that cuts the object out where the picture has no transparency and there is no mask,
+    e.g. isnet-general-use; rembg downloads it. The colour at the border tells where the object is if None."""
 
 
 @dataclass(frozen=True)

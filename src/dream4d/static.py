@@ -1,22 +1,36 @@
-"""The static stage: a 3D scene from a multi-view and an image diffusion model (paper Sec. 3.1, supplement 3.1)."""
+"""The static stage: a 3D scene from diffusion models, of a text (paper Sec. 3.1, supplement 3.1) or of a picture (Sec.
+3.3). One loop; what differs is by what it is led, see `guidance`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from dream4d.cameras import Cameras, sample_multiview, view_words
-from dream4d.distill import Prior, encode, reconstruction_loss, sds_loss
+from dream4d.cameras import Cameras, orbit, sample_multiview
+from dream4d.distill import Prior
+from dream4d.guidance import (
+    Guidance,
+    ImageGuidance,
+    Images,
+    MultiviewGuidance,
+    NovelGuidance,
+    ReferenceView,
+    Step,
+    Surroundings,
+    whole_spaces,
+)
 from dream4d.losses import opacity_entropy
 from dream4d.occupancy import OccupancyGrid
+from dream4d.picture import Picture
 from dream4d.render import BUDGET, render
 from dream4d.scene import Scene
-from dream4d.settings import StaticSettings
+from dream4d.settings import PictureSettings, StaticSettings
 from dream4d.state import State, StepReport, start
 
 _PAPER = StaticSettings()
+_PAPER_PICTURE = PictureSettings()
 
 
 def start_static(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = None) -> State:
@@ -39,86 +53,109 @@ def fit_static(
 
     Raises ValueError for settings that contradict each other and where both priors are None.
     """
-    _check(settings, image_prior, multiview_prior)
-    scene, generator = state.scene, state.generator
-    encode_once = (
-        image_prior is not None and multiview_prior is not None
-        and image_prior.latent_space == multiview_prior.latent_space
+    if image_prior is None and multiview_prior is None:
+        raise ValueError("the static stage needs an image prior, a multi-view prior, or both")
+    guidance: list[Guidance] = []
+    if image_prior is not None:
+        guidance.append(ImageGuidance(image_prior, prompt, negative, settings))
+    if multiview_prior is not None:
+        guidance.append(MultiviewGuidance(multiview_prior, multiview_prompt or prompt, negative, settings))
+    return fit_guided(state, guidance, settings=settings, budget=budget)
+
+
+def fit_picture(
+    state: State, *, picture: Picture, elevation: float, image_prior: Prior | None, novel_prior: Prior | None,
+    prompt: str, negative: str = "", settings: PictureSettings = _PAPER_PICTURE, budget: int = BUDGET,
+) -> Iterator[StepReport]:
+    """`fit_static` from a picture that was taken from the front at `elevation`, in degrees, above the horizon (paper
+    Sec. 3.3).
+
+    The novel-view prior takes the place of the multi-view prior. One that is None has no loss; without any, only the
+    front becomes like the picture. All is before white, the scene's own background becomes white.
+
+    Raises ValueError for settings that contradict each other.
+    """
+    camera = reference_camera(elevation, settings)
+    guidance: list[Guidance] = [ReferenceView(picture.at, camera, settings), Surroundings(settings)]
+    if image_prior is not None:
+        guidance.append(ImageGuidance(image_prior, prompt, negative, settings))
+    if novel_prior is not None:
+        guidance.append(NovelGuidance(novel_prior, settings))
+    white = torch.ones(3, device=next(state.scene.parameters()).device)
+    return fit_guided(
+        state, guidance, settings=settings, distance=settings.distance, background=white, budget=budget
     )
-    while (step := state.step) < settings.steps:
-        state.set_learning_rates(grid=settings.learning_rate_grid(step), mlp=settings.learning_rate_mlp(step))
-        if step % settings.occupancy_every == 0:
+
+
+def reference_camera(elevation: float, settings: PictureSettings = _PAPER_PICTURE) -> Cameras:
+    """The camera of the picture: before the front."""
+    values = (0.0, elevation, settings.distance, settings.reference_fov_y)
+    return orbit(*(torch.tensor([value]) for value in values))
+
+
+def fit_guided(
+    state: State, guidance: Sequence[Guidance], *, settings: StaticSettings, distance: float | None = None,
+    background: Tensor | None = None, budget: int = BUDGET,
+) -> Iterator[StepReport]:
+    """The loop of `fit_static` and `fit_picture`: the sum of the weighted losses of `guidance` on images from random
+    cameras.
+
+    distance: of the cameras; by default, that at which an object of radius .8 to 1 fills the image. background: a
+    colour [3] behind the scene; by default its own, or a random one with probability `settings.flat_background`.
+    """
+    _check(settings)
+    scene, generator = state.scene, state.generator
+    whole = whole_spaces(guidance)
+    while (number := state.step) < settings.steps:
+        state.set_learning_rates(grid=settings.learning_rate_grid(number), mlp=settings.learning_rate_mlp(number))
+        if number % settings.occupancy_every == 0:
             state.occupancy.update(scene.canonical.density, generator)
         cameras = sample_multiview(
-            settings.images(step) // settings.views, generator, views=settings.views, elevation=settings.elevation,
-            fov_y=settings.fov_y,
+            settings.images(number) // settings.views, generator, views=settings.views, elevation=settings.elevation,
+            fov_y=settings.fov_y, distance=distance,
         )
-        images, opacity = _render_images(state, cameras, settings.resolution(step), settings, budget)
+        step = _look(state, cameras, settings, background, budget, whole)
 
-        losses: dict[str, Tensor] = {}
-        if multiview_prior is not None:
-            latents = encode(multiview_prior, images)
-        if image_prior is not None:
-            chosen, share = _choose_images(cameras, settings, generator)
-            seen = chosen.to(images.device, non_blocking=True)
-            prompts = [f"{prompt}, {words}" for words in view_words(cameras[chosen])]
-            losses["2d"] = share * sds_loss(
-                image_prior, latents[seen] if encode_once else encode(image_prior, images[seen]),
-                image_prior.condition(prompts, negative, cameras[chosen]),
-                scale=settings.guidance_2d, timesteps=settings.timesteps_2d(step), generator=generator,
-            )
-        if multiview_prior is not None:
-            prompts = [multiview_prompt or prompt] * len(cameras)
-            losses["3d"] = reconstruction_loss(
-                multiview_prior, latents, multiview_prior.condition(prompts, negative, cameras),
-                scale=settings.guidance_3d, timesteps=settings.timesteps_3d(step), views=settings.views,
-                std_rescale=settings.std_rescale, generator=generator,
-            )
-        if settings.weight_entropy(step):
-            losses["entropy"] = opacity_entropy(opacity)
-        weights = {"2d": settings.weight_2d, "3d": settings.weight_3d(step), "entropy": settings.weight_entropy(step)}
-        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()  # L of Sec. 3.1
+        terms = {name: term for each in guidance for name, term in each(step).items()}
+        if weight := settings.weight_entropy(number):
+            terms["entropy"] = weight, opacity_entropy(step.images.opacity)
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()  # L of Sec. 3.1
 
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
         state.step += 1
-        yield StepReport(step, {name: value.detach() for name, value in losses.items()})
+        yield StepReport(number, {name: value.detach() for name, (_, value) in terms.items()})
 
 
-def _render_images(
-    state: State, cameras: Cameras, size: int, settings: StaticSettings, budget: int
-) -> tuple[Tensor, Tensor]:
-    """[b, size, size, 3], before the scene's background or, with probability `flat_background`, one random colour; and
-    opacities [b, size, size]."""
-    colour = torch.rand(3, generator=state.generator)
-    flat = torch.rand((), generator=state.generator) < settings.flat_background
+def _look(
+    state: State, cameras: Cameras, settings: StaticSettings, background: Tensor | None, budget: int,
+    whole: frozenset[object],
+) -> Step:
+    """The images of a step, all before one background."""
     device = next(state.scene.parameters()).device
-    rays = cameras.to(device).rays(size, size).flatten()
-    rendered = render(
-        state.scene, rays, occupancy=state.occupancy, samples_per_ray=settings.samples_per_ray,
-        generator=state.generator, background=colour.to(device, non_blocking=True) if flat else None, budget=budget,
-    )
-    shape = (len(cameras), size, size)
-    return rendered.rgb.reshape(*shape, 3), rendered.opacity.reshape(shape)
+    if background is None:
+        colour = torch.rand(3, generator=state.generator)
+        flat = torch.rand((), generator=state.generator) < settings.flat_background
+        background = colour.to(device, non_blocking=True) if flat else None
+
+    def look(cameras: Cameras, size: int) -> Images:
+        rendered = render(
+            state.scene, cameras.to(device).rays(size, size).flatten(), occupancy=state.occupancy,
+            samples_per_ray=settings.samples_per_ray, generator=state.generator, background=background, budget=budget,
+        )
+        shape = (len(cameras), size, size)
+        return Images(cameras, rendered.rgb.reshape(*shape, 3), rendered.opacity.reshape(shape))
+
+    def behind() -> Tensor:
+        rgb: Tensor = state.scene.background(cameras.to(device).rays(4, 4).flatten().directions)
+        return rgb
+
+    images = look(cameras, settings.resolution(state.step))
+    return Step(state.step, images, state.generator, look, behind, whole)
 
 
-def _choose_images(cameras: Cameras, settings: StaticSettings, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Indices of the images that the image prior sees, and the share of images that it could have seen.
-
-    The mean loss over the chosen times the share estimates the mean over all images, with nothing from those it may
-    not see: neither setting changes the weight of the others.
-    """
-    allowed = torch.nonzero(cameras.azimuth.abs() <= settings.max_azimuth_2d).flatten()
-    share = len(allowed) / len(cameras)
-    if settings.images_2d is None or settings.images_2d >= len(allowed):
-        return allowed, share
-    return allowed[torch.randperm(len(allowed), generator=generator)[: settings.images_2d]], share
-
-
-def _check(settings: StaticSettings, image_prior: Prior | None, multiview_prior: Prior | None) -> None:
-    if image_prior is None and multiview_prior is None:
-        raise ValueError("the static stage needs an image prior, a multi-view prior, or both")
+def _check(settings: StaticSettings) -> None:
     if settings.max_azimuth_2d < (widest := 180 / settings.views):
         raise ValueError(f"max_azimuth_2d is {settings.max_azimuth_2d}: below {widest} some steps have no image for it")
     for images in map(settings.images, (0, settings.steps - 1)):

@@ -3,9 +3,20 @@ import torch
 
 from dream4d.cameras import view_words
 from dream4d.toyworld import examples
-from dream4d.toyworld.examples import Sentences, image_examples, multiview_examples, pool, random_toys, video_examples
-from dream4d.toyworld.grammar import COLOURS, KINDS, PROPS, held_out, parse
+from dream4d.toyworld.examples import (
+    SIDES,
+    Sentences,
+    image_examples,
+    multiview_examples,
+    novel_examples,
+    photograph,
+    pool,
+    random_toys,
+    video_examples,
+)
+from dream4d.toyworld.grammar import COLOURS, KINDS, PROPS, evaluation_combinations, held_out, parse
 from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
+from dream4d.toyworld.world import make_toys
 
 CPU = torch.device("cpu")
 
@@ -88,3 +99,27 @@ def test_a_pool_is_its_chunks_in_order():
     assert encoded.images.shape == (5, 1, 3)
     first = image_examples(2, generator(), CPU)
     torch.testing.assert_close(encoded.images[:2, 0], first.images[:, 0].mean(dim=(1, 2)))
+
+
+def test_a_picture_of_a_toy_is_framed_as_one_that_is_read(tmp_path):
+    made = novel_examples(6, generator(), CPU)
+    assert made.images.shape == (6, 1 + SIDES, IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert (made.images[:, :, 0] == 1).all(), "before white"
+    elevation, _, distance = made.camera.unbind(-1)
+    assert -11 < elevation.rad2deg().min() < elevation.rad2deg().max() < 81
+    assert distance.std() < 1e-5
+    for image in made.images[:, 0]:
+        rows, columns = ((image.amin(-1) < 0.97).any(axis).nonzero().flatten() for axis in (1, 0))
+        sides = [float(ends[-1] - ends[0] + 1) / IMAGE_SIZE for ends in (rows, columns)]
+        assert max(sides) == pytest.approx(0.8, abs=0.06)
+        for ends in (rows, columns):
+            assert float(ends[0] + ends[-1] + 1) / 2 == pytest.approx(IMAGE_SIZE / 2, abs=2)
+
+
+def test_views_around_a_picture_are_of_one_toy():
+    """From the other side at the same height a toy is its mirror image, up to its front and tail: as wide and high."""
+    toy = make_toys(evaluation_combinations(1))
+    images, cameras = photograph(toy, torch.tensor([0.0, 180.0]), torch.zeros(2), CPU)
+    front, back = (image.amin(-1) < 0.97 for image in images)
+    assert (front == back.flip(1)).float().mean() > 0.95
+    assert cameras.azimuth[1].abs() == pytest.approx(180)

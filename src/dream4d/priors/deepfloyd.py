@@ -36,6 +36,12 @@ TOKENS = 77
 """Length of the prompts that IF was trained with; T5 itself takes more."""
 
 
+def in_pixel_space(folder: str | Path) -> bool:
+    """Whether the UNet of a folder takes pixels, as DeepFloyd IF's do, and not latents."""
+    config = read_json(find_part([Path(folder)], "unet", "config.json") / "config.json")
+    return config.get("encoder_hid_dim") is not None and config.get("in_channels") in (CHANNELS, 2 * CHANNELS)
+
+
 class PromptFeatures:
     """Prompts to T5 features. Each distinct prompt is encoded once and remembered; case and outer blanks do not count.
 

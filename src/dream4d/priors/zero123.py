@@ -46,9 +46,18 @@ def relative_pose(cameras: Cameras, reference: Cameras) -> Tensor:
     grows as ours does; the distance's. Fields of view differ between cameras here and never did in its training, so
     that distances are those from which its lens would show as much: tan(fov_y / 2) / `LENS` of the real ones.
     """
-    elevation = torch.deg2rad(cameras.elevation - reference.elevation)
-    azimuth = torch.deg2rad(cameras.azimuth - reference.azimuth)
-    distance = _lens_distance(cameras) - _lens_distance(reference)
+    return pose_between(spherical(cameras), spherical(reference))
+
+
+def spherical(cameras: Cameras) -> Tensor:
+    """Elevation and azimuth in radians and the distance from which Zero-1-to-3's lens would show as much, [b, 3]."""
+    distance = cameras.position.norm(dim=-1) * torch.tan(torch.deg2rad(cameras.fov_y) / 2) / LENS
+    return torch.stack([torch.deg2rad(cameras.elevation), torch.deg2rad(cameras.azimuth), distance], dim=-1)
+
+
+def pose_between(seen: Tensor, reference: Tensor) -> Tensor:
+    """`relative_pose` of cameras in `spherical` numbers, both [.., 3] -> [.., 4]."""
+    elevation, azimuth, distance = (seen - reference).unbind(-1)
     return torch.stack([-elevation, azimuth.sin(), azimuth.cos(), distance], dim=-1)
 
 
@@ -155,11 +164,6 @@ def _predict(unet: Any, noisy: Tensor, timestep: Tensor, token: Tensor, latents:
     return output
 
 
-def _lens_distance(cameras: Cameras) -> Tensor:
-    distance: Tensor = cameras.position.norm(dim=-1)
-    return distance * torch.tan(torch.deg2rad(cameras.fov_y) / 2) / LENS
-
-
 @torch.no_grad()
 def _unscaled_latents(autoencoder: Autoencoder, images: Tensor) -> Tensor:
     latents: Tensor = autoencoder.encode(images) / autoencoder.vae.config.scaling_factor
@@ -168,19 +172,24 @@ def _unscaled_latents(autoencoder: Autoencoder, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _embed(folders: list[Path], images: Tensor, dtype: torch.dtype) -> Tensor:
-    """CLIP embeddings [b, channels], fp32, of images [b, h, w, 3].
-
-    Zero-1-to-3 was trained with pictures that were resized like this, corners on corners, and not as CLIP does it.
-    """
+    """CLIP embeddings [b, channels], fp32, of images [b, h, w, 3], by the image encoder of the folders."""
     with quiet_libraries():
         import transformers
 
         folder = find_part(folders, "image_encoder", "config.json")
         encoder = load_module(transformers.CLIPVisionModelWithProjection, folder, images.device, dtype)
+    return embed(encoder, images)
+
+
+def embed(encoder: Any, images: Tensor) -> Tensor:
+    """What a ``CLIPVisionModelWithProjection`` says of images [b, h, w, 3]: [b, channels] in fp32; differentiable.
+
+    Zero-1-to-3 was trained with pictures that were resized like this, corners on corners, and not as CLIP does it.
+    """
     size = (encoder.config.image_size,) * 2
     pixels = F.interpolate(images.permute(0, 3, 1, 2).float(), size, mode="bicubic", align_corners=True)
     mean, std = (pixels.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-    embedding: Tensor = encoder(((pixels - mean) / std).to(dtype)).image_embeds.float()
+    embedding: Tensor = encoder(((pixels - mean) / std).to(encoder.dtype)).image_embeds.float()
     return embedding
 
 

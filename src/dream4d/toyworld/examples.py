@@ -7,6 +7,7 @@ that a seed means the same examples on every device.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,6 +18,8 @@ from torch import Tensor
 from dream4d.cameras import Cameras, framing_distance, orbit, sample_clip, sample_multiview, uniform, view_words
 from dream4d.dynamic import sample_times
 from dream4d.priors.mvdream import camera_embedding
+from dream4d.priors.zero123 import spherical
+from dream4d.settings import PictureSettings
 from dream4d.toyworld.draw import draw_rgba, over
 from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, VIEWS, Combination, held_out, sentence
 from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
@@ -26,11 +29,15 @@ from dream4d.toyworld.world import Toys, random_variation
 NO_COLOUR, NO_KIND, NO_PROP, NO_MOTION, NO_VIEW = len(COLOURS), len(KINDS), 0, len(MOTIONS), len(VIEWS)
 """Indices of what a sentence does not say."""
 
+_STAGE = PictureSettings()
+SIDES = 3
+"""Further views of a toy of which there is a picture."""
+
 
 @dataclass(frozen=True)
 class Examples:
     """images [n, k, 64, 64, 3] in [0, 1]: k views or frames of each toy. sentence [n]: rows of `Sentences`.
-    camera [n, k, 16] for the multi-view prior."""
+    camera [n, k, 16] for the multi-view prior, [n, k, 3] for the novel-view prior."""
 
     images: Tensor
     sentence: Tensor
@@ -106,6 +113,71 @@ def video_examples(n: int, generator: torch.Generator, device: torch.device) -> 
     images = draw_each(toys, times, cameras, background_images(n, generator), device)
     view = torch.where(torch.rand(n, generator=generator) < 0.8, _view(cameras), NO_VIEW)
     return Examples(images, _describe(toys, torch.where(still, NO_MOTION, toys.motion), view, generator))
+
+
+def novel_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
+    """A picture of a textured toy with props, before white and framed as `picture.read_picture` does it, and the toy
+    from `SIDES` random places around, in the camera distribution of the static stage from a picture.
+
+    The toy is where the framing puts it: the middle of what the picture shows of it is the middle of the world.
+    """
+    toys = random_toys(n, generator, textured=True)
+    times = torch.where(torch.rand(n, generator=generator) < 0.7, 0.0, torch.rand(n, generator=generator))
+    frontal = torch.rand(n, generator=generator) < 0.6
+    front = torch.where(frontal, 30 * torch.randn(n, generator=generator), 360 * torch.rand(n, generator=generator))
+    low = uniform(n, -10, 45, generator)
+    middle, scale = framing(toys, times, front, low, device)
+    sides = sample_multiview(n * SIDES, generator, views=1, elevation=_STAGE.elevation, fov_y=_STAGE.fov_y,
+                             distance=_STAGE.distance)  # fmt: skip
+    reference = orbit(front, low, torch.tensor(_STAGE.distance), torch.tensor(_STAGE.reference_fov_y))
+    matrices = [each.camera_to_world.unflatten(0, (n, -1)) for each in (reference, sides)]
+    fov = [each.fov_y.unflatten(0, (n, -1)) for each in (reference, sides)]
+    cameras = Cameras(torch.cat(matrices, dim=1).flatten(0, 1), torch.cat(fov, dim=1).flatten())
+    placed = place(cameras, *(each.repeat_interleave(1 + SIDES, dim=0) for each in (middle, scale)))
+    images = draw_each(toys, times[:, None].expand(n, 1 + SIDES), placed, torch.ones(n, 1, 1, 3), device)
+    camera = spherical(cameras).unflatten(0, (n, -1)).to(device)
+    return Examples(images, torch.zeros(n, dtype=torch.long), camera)
+
+
+def framing(
+    toys: Toys, times: Tensor, azimuth: Tensor, elevation: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Where the middle of the picture of each toy is, [n, 3], and the scale, [n], of a world around it in which the
+    toy's larger side fills as much of the reference view as a picture's object does; angles [n] in degrees."""
+    half = math.tan(math.radians(_STAGE.reference_fov_y / 2))  # of a view, at distance 1
+    around = 1.15  # half of what this camera sees at the world's middle
+    wide = orbit(azimuth, elevation, torch.tensor(around / half), torch.tensor(_STAGE.reference_fov_y))
+    seen = draw_rgba(toys.to(device), times.to(device), wide.to(device), IMAGE_SIZE, samples=1)[..., 3].cpu() > 0.5
+    places = around * ((torch.arange(IMAGE_SIZE) + 0.5) * 2 / IMAGE_SIZE - 1)
+
+    def ends(lines: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(lines, places, around).amin(1), torch.where(lines, places, -around).amax(1)
+
+    (left, right), (bottom, top) = ends(seen.any(dim=1)), ends(seen.any(dim=2).flip(1))
+    axes = wide.camera_to_world[:, :3]
+    middle = axes[..., 0] * ((left + right) / 2)[:, None] + axes[..., 1] * ((bottom + top) / 2)[:, None]
+    extent = torch.maximum(right - left, top - bottom) + 2 * around / IMAGE_SIZE
+    return middle, extent / (2 * _STAGE.fill * _STAGE.distance * half)
+
+
+def photograph(
+    toy: Toys, azimuth: Tensor, elevation: Tensor, device: torch.device, size: int = IMAGE_SIZE
+) -> tuple[Tensor, Cameras]:
+    """A toy [1] at rest before white as a novel-view prior sees it: images [k, size, size, 3] and cameras [k], angles
+    [k] in degrees; the first is the picture, by which the others are framed."""
+    middle, scale = framing(toy, torch.zeros(1), azimuth[:1], elevation[:1], device)
+    cameras = orbit(azimuth, elevation, torch.tensor(_STAGE.distance), torch.tensor(_STAGE.reference_fov_y))
+    each = torch.zeros(len(azimuth), dtype=torch.long)
+    placed = place(cameras, middle[each], scale[each])
+    rgba = draw_rgba(toy[each].to(device), torch.zeros(len(each), device=device), placed.to(device), size)
+    return over(rgba, torch.ones(3, device=device)), cameras
+
+
+def place(cameras: Cameras, middle: Tensor, scale: Tensor) -> Cameras:
+    """Cameras [b] of a world that is `scale` times smaller and whose origin is at `middle`, as cameras of the old."""
+    matrix = cameras.camera_to_world.clone()
+    matrix[:, :3, 3] = middle + scale[:, None] * matrix[:, :3, 3]
+    return Cameras(matrix, cameras.fov_y)
 
 
 def any_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:

@@ -45,13 +45,37 @@ def image_unet(**more: Any) -> Any:
 
     return UNet2DConditionModel(
         down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
-        attention_head_dim=tuple(width // _HEAD for width in _WIDTHS), use_linear_projection=True, **_COMMON, **more,
+        attention_head_dim=tuple(width // _HEAD for width in _WIDTHS), use_linear_projection=True, **(_COMMON | more),
     )  # fmt: skip
 
 
 def multiview_unet() -> Any:
     """The image UNet with MVDream's camera input; `priors.mvdream.multiview_attention` joins its views."""
     return image_unet(class_embed_type="projection", projection_class_embeddings_input_dim=16)
+
+
+def novel_unet() -> Any:
+    """The image UNet with the latents of a reference beside the noisy ones, as Zero-1-to-3 has it."""
+    return image_unet(in_channels=2 * LATENT_CHANNELS)
+
+
+def start_novel_unet(unet: Any, image: dict[str, torch.Tensor]) -> None:
+    """Give a `novel_unet` an image UNet's weights, so that it draws as that does and does not see the reference."""
+    first = torch.zeros_like(unet.conv_in.weight)
+    first[:, :LATENT_CHANNELS] = image["conv_in.weight"]
+    unet.load_state_dict(image | {"conv_in.weight": first})
+
+
+def image_encoder() -> Any:
+    """A ``CLIPVisionModelWithProjection`` of four layers, for pictures of 64x64 in patches of 8x8."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=4, num_attention_heads=4,
+            image_size=IMAGE_SIZE, patch_size=8, projection_dim=TEXT_WIDTH,
+        )
+    )  # fmt: skip
 
 
 def video_unet() -> Any:

@@ -1,9 +1,9 @@
 """Train the built-in priors and the judge: ``python -m dream4d.toyworld.train --out FOLDER``.
 
 Stages, each of which builds on the ones before: ``vae`` (autoencoder), ``image`` (with the text encoder),
-``multiview``, ``video`` (with a text encoder of its own), ``judge``. FOLDER gets priors/ and judge/ as the package
-ships them, log/ with losses and checkpoints, and sheets/ of samples and loss curves. A stage that is done is skipped,
-one that was stopped goes on from its checkpoint. On several GPUs:
+``multiview``, ``video`` (with a text encoder of its own), ``judge``, ``novel`` (with an image encoder). FOLDER gets
+priors/ and judge/ as the package ships them, log/ with losses and checkpoints, and sheets/ of samples and loss curves.
+A stage that is done is skipped, one that was stopped goes on from its checkpoint. On several GPUs:
 ``torchrun --nproc-per-node 2 -m dream4d.toyworld.train --out FOLDER``; each adds batches and a pool of its own.
 """
 
@@ -31,14 +31,18 @@ from dream4d.priors.parts import Autoencoder, cumulative_alphas
 from dream4d.priors.sampling import sample
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
+from dream4d.priors.zero123 import POSE, PROJECTIONS, Zero123, embed, pose_between
 from dream4d.toyworld import networks
 from dream4d.toyworld.curves import loss_curves
 from dream4d.toyworld.examples import (
+    SIDES,
     Examples,
     Sentences,
     any_examples,
     image_examples,
     multiview_examples,
+    novel_examples,
+    photograph,
     pool,
     to_bytes,
     video_examples,
@@ -47,14 +51,16 @@ from dream4d.toyworld.grammar import MOTIONS, evaluation_combinations, sentence
 from dream4d.toyworld.judge import WEIGHTS, JudgeNetwork, judge_clips, judge_loss, spoil
 from dream4d.toyworld.networks import FRAMES, LATENT_CHANNELS, LATENT_SIZE, VIEWS
 from dream4d.toyworld.trainer import Plan, Trainer, graphed, join_team, rank, team
+from dream4d.toyworld.world import make_toys
 
-Stage = Literal["vae", "image", "multiview", "video", "judge"]
-STAGES: tuple[Stage, ...] = ("vae", "image", "multiview", "video", "judge")
+Stage = Literal["vae", "image", "multiview", "video", "judge", "novel"]
+STAGES: tuple[Stage, ...] = ("vae", "image", "multiview", "video", "judge", "novel")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much each stage sees. batch: pictures (vae, image), scenes (multiview), clips (video, judge)."""
+    """How much each stage sees. batch: pictures (vae, image), scenes (multiview), clips (video, judge),
+    pairs of a picture and a view (novel)."""
 
     plans: Mapping[Stage, Plan]
     pools: Mapping[Stage, int]
@@ -70,12 +76,13 @@ FULL = Sizes(
         "multiview": Plan(12000, 128),
         "video": Plan(12000, 32, learning_rate=7e-4),
         "judge": Plan(4000, 48),
+        "novel": Plan(12000, 512),
     },
-    pools={"vae": 131072, "image": 393216, "multiview": 49152, "video": 32768, "judge": 0},
+    pools={"vae": 131072, "image": 393216, "multiview": 49152, "video": 32768, "judge": 0, "novel": 131072},
 )
 DRY = Sizes(
     plans={stage: Plan(4, 4, warm_up=2) for stage in STAGES},
-    pools={"vae": 16, "image": 16, "multiview": 8, "video": 8, "judge": 0},
+    pools={"vae": 16, "image": 16, "multiview": 8, "video": 8, "judge": 0, "novel": 8},
     chunk=16, sheet_prompts=2, sheet_steps=1,
 )  # fmt: skip
 
@@ -275,6 +282,94 @@ def train_video(shop: Workshop) -> Finish:
     return finish
 
 
+def train_novel(shop: Workshop) -> Finish:
+    """The novel-view prior, from the image prior's weights, with its image encoder and the layer of the camera.
+
+    Of a pool's toys, the picture and one of the other views at a time; an eighth of the pictures are dropped.
+    """
+    folder, base, plan = shop.prior("novel"), shop.prior("image"), shop.sizes.plans["novel"]
+    unet, encoder = networks.novel_unet(), networks.image_encoder()
+    projection = nn.Linear(encoder.config.projection_dim + POSE, unet.config.cross_attention_dim)
+    networks.start_novel_unet(unet, StableDiffusion.load(base).parts.unet.state_dict())
+    _start(shop, unet, "priors/novel/unet")
+    _start(shop, encoder, "priors/novel/image_encoder")
+    _start(shop, projection, f"priors/novel/{PROJECTIONS[0]}")
+    trainer = shop.trainer("novel", [unet, encoder, projection])
+    autoencoder = _autoencoder(shop)
+    scaling = autoencoder.vae.config.scaling_factor
+    chunk = max(1, shop.sizes.chunk // (1 + SIDES))
+    examples = pool(novel_examples, shop.sizes.pools["novel"], shop.generator, shop.device, chunk, to_bytes)
+    assert examples.camera is not None
+    camera, pictures = examples.camera, examples.images[:, 0].clone()
+    with torch.no_grad():
+        parts = examples.images.flatten(0, 1).split(shop.sizes.chunk)
+        latents = torch.cat([autoencoder.encode(part.float() / 255).half() for part in parts])
+    latents = latents.unflatten(0, (-1, 1 + SIDES))
+    del examples, parts
+    schedule = networks.scheduler("novel")
+    alpha_bar = cumulative_alphas(dict(schedule.config)).to(shop.device)
+    half = next(unet.parameters()).dtype
+
+    def draw(size: int, below: int) -> Tensor:
+        return torch.randint(below, (size,), generator=shop.generator).to(shop.device)
+
+    def batch() -> tuple[Tensor, ...]:
+        toy, view, timestep = draw(plan.batch, len(latents)), 1 + draw(plan.batch, SIDES), draw(plan.batch, 1000)
+        kept = (torch.rand(plan.batch, 1, 1, generator=shop.generator) >= 0.12).to(shop.device)
+        clean, reference = latents[toy, view].float(), latents[toy, 0].float() / scaling
+        noise = torch.randn_like(clean)
+        noisy = torch.cat([add_noise(clean, noise, alpha_bar[timestep]), reference * kept[..., None]], dim=1)
+        pose = pose_between(camera[toy, view], camera[toy, 0])
+        seen = torch.cat([embed(encoder, pictures[toy].float() / 255), pose], dim=-1)
+        token = projection(seen.to(half))[:, None] * kept
+        return noise, noisy.to(half), timestep, token
+
+    _, *inputs = batch()
+    inputs[2] = inputs[2].detach().clone().requires_grad_()
+    if shop.compiled:
+        unet.compile()
+    run = graphed(_Denoise(unet).eval(), *inputs)
+
+    def loss() -> dict[str, Tensor]:
+        noise, *inputs = batch()
+        return {"noise": F.mse_loss(run(*inputs).float(), noise)}
+
+    trainer.fit(loss)
+    trainer.use_average()
+
+    def finish() -> None:
+        schedule.save_pretrained(folder / "scheduler")
+        _save(encoder, folder / "image_encoder")
+        with atomic(folder / PROJECTIONS[0] / "diffusion_pytorch_model.safetensors") as file:
+            tensors = {f"proj.{name}": tensor.contiguous().cpu() for name, tensor in projection.state_dict().items()}
+            save_file(tensors, file, metadata={"format": "pt"})
+        _save(unet, folder / "unet")
+        _novel_sheet(shop, folder, base)
+
+    return finish
+
+
+def _novel_sheet(shop: Workshop, folder: Path, base: Path) -> None:
+    """Never-trained toys: the picture, then what the prior draws of them from other sides above what is there."""
+    toys = make_toys(evaluation_combinations(shop.sizes.sheet_prompts), torch.Generator().manual_seed(0))
+    azimuth, elevation = (torch.tensor(values) for values in zip((0.0, 10.0), *_SHOWN, strict=True))
+    rows, errors = [], []
+    for index in range(min(len(toys.kind), _MOST_SHOWN)):
+        truth, cameras = photograph(toys[index : index + 1], azimuth, elevation, shop.device)
+        prior = Zero123.load(folder, base, image=truth[0], camera=cameras[0], device=shop.device)
+        drawn = _draw(shop, prior, [""] * len(_SHOWN), cameras[1:])
+        errors.append((drawn - truth[1:].cpu()).square().mean())
+        rows += [torch.cat([truth[:1].cpu(), drawn]), truth.cpu()]
+    psnr = -10 * torch.stack(errors).mean().log10()
+    print(f"novel views of never-trained toys: PSNR {psnr:.2f} dB", flush=True)
+    _sheet(shop, "novel", torch.stack(rows))
+
+
+_SHOWN = ((45.0, 10.0), (90.0, 10.0), (180.0, 10.0), (270.0, 30.0), (20.0, 60.0))
+"""Azimuth and elevation of the views of a sheet."""
+_MOST_SHOWN = 8
+
+
 def train_judge(shop: Workshop) -> Finish:
     """The judge, on stills and clips of every combination, spoilt; a quarter of them through the autoencoder."""
     plan = shop.sizes.plans["judge"]
@@ -316,6 +411,7 @@ def train_judge(shop: Workshop) -> Finish:
 
 _TRAIN: dict[Stage, Callable[[Workshop], Finish]] = {
     "vae": train_vae, "image": train_image, "multiview": train_multiview, "video": train_video, "judge": train_judge,
+    "novel": train_novel,
 }  # fmt: skip
 
 
@@ -402,7 +498,8 @@ class _Reconstruct(nn.Module):
 
 def _done(shop: Workshop, stage: Stage) -> bool:
     last = {"vae": "priors/image/vae", "image": "priors/image/unet", "multiview": "priors/multiview/unet",
-            "video": "priors/video/unet", "judge": f"judge/{WEIGHTS}"}  # fmt: skip
+            "video": "priors/video/unet", "judge": f"judge/{WEIGHTS}",
+            "novel": "priors/novel/unet"}  # fmt: skip
     return (shop.out / last[stage]).exists()
 
 
