@@ -26,8 +26,8 @@ Up = Literal["auto", "y", "z"]
 Array = NDArray[np.floating[Any]]
 FORMATS = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z"}
 """What can be read, and the axis that is up in it."""
-RADIUS = 0.8
-"""Of the ball that a model just fits, in scene units: cameras frame it as they do generated scenes."""
+RADIUS = 0.65
+"""Of the ball that a model just fits, in scene units: as large as generated toys, so that there is room to move."""
 MOST_BYTES, MOST_FACES, MOST_PIXELS = 512 * 2**20, 2_000_000, 2**26
 """Of a file and what it refers to; of all its parts; of a texture."""
 TEXTURE = 1024

@@ -50,7 +50,9 @@ def fit_mesh(
             scene, rays, occupancy=state.occupancy, samples_per_ray=settings.samples_per_ray, generator=generator,
             background=behind, budget=budget,
         )
-        empty = scene.canonical.density(_in_front(rays, opacity, depth, generator))
+        empty = scene.canonical.density(torch.cat([
+            _in_front(rays, opacity, depth, generator), _around(mesh, settings.rays, generator).to(device)
+        ]))
         losses = {
             "rgb": F.mse_loss(rendered.rgb, rgb + (1 - opacity)[:, None] * behind),
             "opacity": F.mse_loss(rendered.opacity, opacity),
@@ -89,6 +91,13 @@ def _in_front(rays: Rays, opacity: Tensor, depth: Tensor, generator: torch.Gener
     distance = (DISTANCE - reach) + share * (far - DISTANCE + reach)
     points = rays.origins + distance[:, None] * rays.directions
     return points[points.abs().amax(dim=-1) <= 1]
+
+
+def _around(mesh: Mesh, n: int, generator: torch.Generator) -> Tensor:
+    """Those of n random points of the scene's cube that are not in the model's box."""
+    points = 2 * torch.rand(n, 3, generator=generator) - 1
+    low, high = mesh.tree.boxes[1].split(3)
+    return points[((points < low - MARGIN) | (points > high + MARGIN)).any(dim=-1)]
 
 
 def similarity(
