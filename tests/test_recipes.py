@@ -364,6 +364,7 @@ def test_photos_become_a_moving_scene(learned, settings, photos, tmp_path):
     assert video == tmp_path / "video.mp4"
     assert load_file(tmp_path / "subject" / learned.name).keys() == load_file(learned).keys()
     assert read_config(tmp_path)["subject_prompt"] == read_config(tmp_path / "subject")["prompt"] == "a sks cat"
+    assert recipes.prompt_of(tmp_path) == "a cat is waving"
 
 
 def test_subjects_that_cannot_work_are_refused_before_any_file(learned, settings, photos, tmp_path, capsys):
@@ -372,6 +373,7 @@ def test_subjects_that_cannot_work_are_refused_before_any_file(learned, settings
         ({}, "a cat", photos, "does not say 'sks'"),
         ({}, "a sks cat", tmp_path, "has no photos"),
         ({}, "a sks cat", tmp_path / "absent.safetensors", "no LoRA at"),
+        ({"personalize": {"photos": 0}}, "a sks cat", photos, r"--personalize\.photos is 0, expected at least 1"),
         ({"priors": {"image": "none"}}, "a sks cat", photos, r"--priors\.image is none"),
         ({"priors": {"image": "none"}}, "a sks cat", learned, r"--priors\.image is none"),
     ]:
@@ -379,7 +381,7 @@ def test_subjects_that_cannot_work_are_refused_before_any_file(learned, settings
             recipes.subject_to_4d(prompt, subject, merge(settings, changes), out)
         assert not out.exists()
     Image.new("RGB", (20, 16)).save(tmp_path / "only.png")
-    recipes._check_photos(tmp_path, "a sks cat", settings)
+    recipes._check_subject(tmp_path, "a sks cat", settings)
     assert "has a single photo" in capsys.readouterr().err
 
 

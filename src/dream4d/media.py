@@ -38,8 +38,9 @@ _DEPTH_COLOURS = np.array([
 ])
 
 
-PHOTOS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Ends of the names of files that `read_photos` takes."""
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif")
+"""Ends of the names of files that `read_photos` takes for photos; it refuses those that Pillow cannot read, as the last
+two without a plugin, and leaves out none."""
 
 
 def read_photos(folder: str | Path, size: int) -> Array:
@@ -52,7 +53,7 @@ def read_photos(folder: str | Path, size: int) -> Array:
         raise ValueError(f"{folder} is not a folder of photos")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTOS and file.name[0] != ".")
     if not files:
-        raise ValueError(f"{folder} has no photos: put 4 to 6 of the subject there ({', '.join(PHOTOS)})")
+        raise ValueError(f"{folder} has no photos: put 4 to 6 of the subject there ({', '.join(PHOTOS[:4])})")
     return np.stack([read_photo(file, size) for file in files])
 
 

@@ -103,7 +103,7 @@ def subject_to_4d(
     lora = None if known is None else read_lora(known)
     subject_prompt = subject_prompt or subject_of(prompt, settings.personalize.token)
     if lora is None:
-        _check_photos(subject, subject_prompt, settings)
+        _check_subject(subject, subject_prompt, settings)
     job = _job("generate", prompt, settings, subject=str(subject), subject_prompt=subject_prompt)
     with Run(out, job, overwrite=overwrite) as run:
         if not run.scene.exists():
@@ -127,7 +127,7 @@ def personalize(
     _check(settings, "image")
     _image_folder(settings)
     class_prompt = class_prompt or without_token(prompt, settings.personalize.token)
-    _check_photos(photos, prompt, settings)
+    _check_subject(photos, prompt, settings)
     out = Path(out)
     named = out.suffix == ".safetensors"
     job = _job("personalize", prompt, settings, photos=str(photos), class_prompt=class_prompt)
@@ -262,8 +262,11 @@ def find_scene(source: str | Path) -> Path:
 
 
 def prompt_of(source: str | Path) -> str:
-    """The prompt of a run, empty for a lone scene file."""
-    return str(read_config(source).get("prompt", "")) if Path(source).is_dir() else ""
+    """The prompt of a run, without the word of a subject, which its image model alone knows; empty for a lone scene
+    file."""
+    config = read_config(source) if Path(source).is_dir() else {}
+    prompt = str(config.get("prompt", ""))
+    return without_token(prompt, str(config["personalize"]["token"])) if "subject" in config else prompt
 
 
 def pick_device(name: str) -> torch.device:
@@ -461,8 +464,11 @@ def _personal_stage(
     return state
 
 
-def _check_photos(photos: str | Path, prompt: str, settings: Preset) -> None:
+def _check_subject(photos: str | Path, prompt: str, settings: Preset) -> None:
     """What of a job that personalises can be refused before any work."""
+    for name in ("steps", "photos", "rank", "sampling_steps", "samples"):
+        if (value := getattr(settings.personalize, name)) < 1:
+            raise ValueError(f"--personalize.{name.replace('_', '-')} is {value}, expected at least 1")
     without_token(prompt, settings.personalize.token)
     if len(read_photos(photos, 8)) == 1:
         _tell(f"warning: {photos} has a single photo, whose background and pose will be learned too: 4 to 6 are better")
