@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_models import save_denoiser, save_image_model, unet_2d, unet_3d
+from tiny_models import save_deepfloyd, save_denoiser, save_image_model, save_zero123, unet_2d, unet_3d
 
 from dream4d import recipes
 from dream4d.cli import main
@@ -44,6 +44,7 @@ def settings(tmp_path_factory):
         "deformation": {"log2_size": 10, "levels": 2},
         "priors": {name: str(priors / name) for name in ("image", "multiview", "video")} | {"video_frames": 2},
         "static": {"steps": STEPS, "resolution": 8, "samples_per_ray": 16},
+        "picture": {"steps": STEPS, "images": 2, "resolution": 8, "reference_resolution": 8, "samples_per_ray": 16},
         "dynamic": {"steps": STEPS, "height": 8, "width": 8, "samples_per_ray": 16, "levels": 2},
         "output": {"checkpoint_seconds": 0, "preview_every": 3, "log_every": 1, "size": 16, "frames": 2},
     })
@@ -151,6 +152,78 @@ def test_the_dynamic_stage_keeps_the_static_scene(finished):
     static, scene = load_file(finished / "static.safetensors"), load_file(finished / "scene.safetensors")
     assert static.keys() < scene.keys()
     assert all(static[name].equal(scene[name]) for name in static)
+
+
+@pytest.fixture(scope="module")
+def pictured(settings, tmp_path_factory):
+    """Settings of a job from a picture, with the paper's kinds of models, and the picture."""
+    folder = tmp_path_factory.mktemp("pictured")
+    save_zero123(folder / "novel")
+    save_deepfloyd(folder / "picture")
+    image = Image.new("RGB", (40, 30), "white")
+    image.paste("red", (10, 5, 20, 25))
+    image.save(folder / "toy.png")
+    priors = {name: str(folder / name) for name in ("novel", "picture")}
+    return merge(settings, {"priors": priors}), folder / "toy.png"
+
+
+@pytest.mark.parametrize("picture", ["deepfloyd", "image model"])
+def test_a_picture_goes_through_both_stages(pictured, tmp_path, capsys, picture):
+    settings, image = pictured
+    if picture == "image model":
+        settings = merge(settings, {"priors": {"picture": None}})
+    recipes.image_to_4d("a cat", image, settings, tmp_path / "run", elevation=5.0)
+    assert "found by the colour of its border" in capsys.readouterr().err
+    assert {"picture.png", "cutout.png", "static.safetensors", "scene.safetensors", "video.mp4"} <= {
+        *files_in(tmp_path / "run")
+    }
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"2d", "3d", "picture", "mask", "sparsity", "entropy"} < set(first)
+    with Image.open(tmp_path / "run" / "cutout.png") as cutout:
+        assert cutout.mode == "RGBA"
+        assert cutout.getpixel((0, 0))[3] == 0
+
+
+def test_a_stopped_run_from_a_picture_goes_on_without_the_file(pictured, tmp_path, monkeypatch):
+    settings, image = pictured
+    own = tmp_path / "mine.png"
+    own.write_bytes(image.read_bytes())
+    recipes.image_to_4d("a cat", own, settings, tmp_path / "whole")
+    save = Run.save_checkpoint
+
+    def save_then_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_checkpoint", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            recipes.image_to_4d("a cat", own, settings, tmp_path / "stopped")
+    own.unlink()
+    recipes.image_to_4d("a cat", own, settings, tmp_path / "stopped")
+    for name in ("static.safetensors", "scene.safetensors"):
+        expected, resumed = load_file(tmp_path / "whole" / name), load_file(tmp_path / "stopped" / name)
+        assert all(expected[key].equal(resumed[key]) for key in expected)
+    with pytest.raises(ValueError, match="there is no picture"):
+        recipes.image_to_4d("a cat", own, settings, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_priors_of_a_picture_stand_for_those_of_a_text(pictured, tmp_path, monkeypatch):
+    settings, _ = pictured
+    cpu = torch.device("cpu")
+    without = merge(settings, {"priors": {"image": "none", "multiview": "none", "base": settings.priors.image}})
+    assert recipes._picture_prior("a cat", without, cpu) is None
+    assert recipes._novel_prior(None, 0.0, without, cpu) is None
+    monkeypatch.setattr(recipes, "BUILTIN_PRIORS", tmp_path)
+    with pytest.raises(ValueError, match=r"lacks the built-in novel prior .* or go without: --priors\.novel none"):
+        recipes._novel_prior(None, 0.0, merge(settings, {"priors": {"novel": "builtin"}}), cpu)
+
+
+def test_a_picture_from_nowhere_is_refused(pictured, tmp_path):
+    settings, image = pictured
+    with pytest.raises(ValueError, match="elevation is 90: expected degrees"):
+        recipes.image_to_4d("a cat", image, settings, tmp_path / "run", elevation=90)
 
 
 def test_static_then_animate_then_render(settings, tmp_path):

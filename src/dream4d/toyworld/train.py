@@ -76,7 +76,7 @@ FULL = Sizes(
         "multiview": Plan(12000, 128),
         "video": Plan(12000, 32, learning_rate=7e-4),
         "judge": Plan(4000, 48),
-        "novel": Plan(12000, 512),
+        "novel": Plan(8000, 512),
     },
     pools={"vae": 131072, "image": 393216, "multiview": 49152, "video": 32768, "judge": 0, "novel": 131072},
 )
