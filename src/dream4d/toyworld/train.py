@@ -355,7 +355,7 @@ def _novel_sheet(shop: Workshop, folder: Path, base: Path) -> None:
     azimuth, elevation = (torch.tensor(values) for values in zip((0.0, 10.0), *_SHOWN, strict=True))
     rows, errors = [], []
     for index in range(min(len(toys.kind), _MOST_SHOWN)):
-        truth, cameras = photograph(toys[index : index + 1], azimuth, elevation, shop.device)
+        truth, cameras = photograph(toys[torch.tensor([index])], azimuth, elevation, shop.device)
         prior = Zero123.load(folder, base, image=truth[0], camera=cameras[0], device=shop.device)
         drawn = _draw(shop, prior, [""] * len(_SHOWN), cameras[1:])
         errors.append((drawn - truth[1:].cpu()).square().mean())
