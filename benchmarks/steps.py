@@ -24,7 +24,7 @@ from unittest.mock import patch
 import torch
 from report import RESULTS, ROOT, commit, print_table, provenance, write_json
 
-from dream4d import dynamic, recipes, static
+from dream4d import dynamic, guidance, recipes, static
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import BUILTIN
 from dream4d.priors.mvdream import MVDream
@@ -193,8 +193,8 @@ def stopwatches(state: State, module: Any, device: str) -> Iterator[dict[str, fl
         (torch.Tensor, "backward", "backward"),
         (state.optimizer, "step", "optimiser"),
     ]
-    guidance = ("encode", "sds_loss", "reconstruction_loss", "video_reconstruction_loss")
-    places += [(module, name, "guidance") for name in guidance if hasattr(module, name)]
+    names = ("encode", "sds_loss", "reconstruction_loss", "video_reconstruction_loss")
+    places += [(owner, name, "guidance") for owner in (module, guidance) for name in names if hasattr(owner, name)]
     with ExitStack() as stack:
         for owner, name, part in places:
             stack.enter_context(patch.object(owner, name, watched(getattr(owner, name), part)))

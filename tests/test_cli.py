@@ -26,8 +26,8 @@ def calls(monkeypatch, tmp_path):
         return function
 
     names = (
-        "text_to_4d", "subject_to_4d", "mesh_to_4d", "personalize", "static_scene", "animate", "render_video",
-        "render_sheet",
+        "text_to_4d", "image_to_4d", "subject_to_4d", "mesh_to_4d", "personalize", "static_scene", "animate",
+        "render_video", "render_sheet",
     )  # fmt: skip
     recipes = SimpleNamespace(**{name: fake(name) for name in names}, prompt_of=lambda source: "a cat")
     monkeypatch.setitem(sys.modules, "dream4d.recipes", recipes)
@@ -94,6 +94,21 @@ def test_schedules_and_flags_on_the_command_line(calls):
     assert settings.static.timesteps_3d.low == Linear(0.9, 0.1, steps=9)
     assert settings.priors.precision == "half"
     assert calls[-1][2] == {"overwrite": True}
+
+
+def test_a_picture_with_its_mask_and_elevation(calls, tmp_path):
+    argv = ["generate", "a cat", "--image", "photos/mine.jpg", "--mask", "mask.png", "--elevation", "12.5"]
+    assert main(argv) == 0
+    name, (prompt, image, settings, out), options = calls[-1]
+    assert (name, prompt, image) == ("image_to_4d", "a cat", Path("photos/mine.jpg"))
+    assert (settings, out.name) == (BUILTIN, "a-cat-mine")
+    assert options == {"mask": Path("mask.png"), "elevation": 12.5, "overwrite": False}
+    file = tmp_path / "config.yaml"
+    file.write_text("command: generate\nprompt: a cat\nimage: mine.jpg\nelevation: 7\npicture: {steps: 9}\n")
+    assert main(["generate", "--config", str(file)]) == 0
+    assert calls[-1][1][1] == Path("mine.jpg")
+    assert calls[-1][1][2].picture.steps == 9
+    assert calls[-1][2] == {"mask": None, "elevation": 7.0, "overwrite": False}
 
 
 def test_an_ablation_goes_with_any_preset_and_wins_over_other_options(calls, tmp_path):
@@ -219,6 +234,8 @@ def test_unknown_words_are_a_warning(calls, capsys):
         (["generate", "a cat", "--stpes=3"], "did you mean --static.steps?"),
         (["generate", "a cat", "--mehs", "cat.glb"], "unknown option --mehs; did you mean --mesh?"),
         (["generate", "a cat", "--mesh", "cat.glb", "--mesh-up", "x"], "invalid choice 'x' for argument '--mesh-up'"),
+        (["generate", "a cat", "--mask", "m.png"], "give it, too, by --image FILE"),
+        (["generate", "a cat", "--imagee", "m.png"], "unknown option --imagee; did you mean --image?"),
         (["generate", "a cat", "--config", "absent.yaml"], "cannot read absent.yaml: No such file"),
         (["generate", "a cat", "--subjct", "x"], "did you mean --subject?"),
         (["personalize", "--prompt", "a sks cat"], "Missing from dream4d personalize: PATH"),
@@ -251,6 +268,7 @@ def test_bad_input_is_one_line_and_code_2(calls, capsys, argv, message):
         ("a: b: c", "is not YAML"),
         ("command: animate", "is for `dream4d animate`"),
         ("prompt: 3", "prompt: expected text, not 3"),
+        ("elevation: low", "elevation: expected a number, not 'low'"),
     ],
 )
 def test_bad_yaml_is_one_line_and_code_2(calls, capsys, tmp_path, text, message):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -154,6 +155,14 @@ def test_the_smallest_plan_needs_hardly_more_for_a_hexplane():
         return (needs[1] - needs[0]) / GIB
 
     assert 0 <= more(LOWMEM) < 2 < more(WHOLE)
+
+
+def test_the_reference_view_of_a_picture_is_counted():
+    settings = replace(PAPER.picture, images=Constant(4), resolution=Constant(64))
+    small, large = (
+        static_need(LOWMEM, replace(settings, reference_resolution=Constant(size)), [(256, 256)]) for size in (64, 512)
+    )
+    assert small < large
 
 
 def test_a_plan_limits_priors():

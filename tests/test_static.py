@@ -7,12 +7,13 @@ from tiny_models import save_denoiser, save_image_model, unet_2d
 from tiny_scene import tiny_scene
 
 from dream4d.cameras import orbit
+from dream4d.picture import Picture
 from dream4d.priors.mvdream import MVDream
 from dream4d.priors.stable_diffusion import StableDiffusion
-from dream4d.render import render
+from dream4d.render import render, render_image
 from dream4d.schedules import Constant, Interval, Switch
-from dream4d.settings import StaticSettings
-from dream4d.static import fit_static, start_static
+from dream4d.settings import PictureSettings, StaticSettings
+from dream4d.static import fit_picture, fit_static, reference_camera, start_static
 
 PURPLE = torch.tensor([0.7, 0.2, 0.9])
 SETTINGS = StaticSettings(
@@ -184,3 +185,75 @@ def test_resolution_and_batch_follow_their_schedules():
     state = start_static(tiny_scene(), seed=0)
     list(fit_static(state, image_prior=None, multiview_prior=Recorder(PURPLE), prompt="", settings=settings))
     assert shapes == [(8, 4, 4, 3), (4, 8, 8, 3)]
+
+
+BALL = (torch.linspace(-1, 1, 16)[:, None] ** 2 + torch.linspace(-1, 1, 16) ** 2 < 0.5).float()
+COLOURS = torch.linspace(0, 1, 16)[:, None, None] * torch.tensor([0.9, 0.1, 0.2]) + torch.tensor([0.0, 0.5, 0.1])
+PICTURE = Picture(COLOURS * BALL[..., None] + 1 - BALL[..., None], BALL, "hand")
+FROM_PICTURE = PictureSettings(
+    steps=6, images=Constant(2), resolution=Constant(8), reference_resolution=Constant(16), samples_per_ray=48,
+    guidance_2d=1, guidance_3d=1, occupancy_every=4, learning_rate_grid=Constant(0.03),
+    learning_rate_mlp=Constant(0.01),
+)
+
+
+def fit_to_picture(state, settings=FROM_PICTURE, *, elevation=20.0, image=None, novel=None):
+    return fit_picture(
+        state, picture=PICTURE, elevation=elevation, image_prior=image, novel_prior=novel, prompt="a ball",
+        settings=settings,
+    )
+
+
+def test_the_reference_view_becomes_the_picture_and_what_is_behind_it_white():
+    state = start_static(tiny_scene(), seed=0)
+    list(fit_to_picture(state, replace(FROM_PICTURE, steps=40)))
+
+    def psnr(elevation, background):
+        seen = render_image(
+            state.scene, reference_camera(elevation), 16, 16, occupancy=state.occupancy, samples_per_ray=48,
+            background=background,
+        )
+        return -10 * (seen.rgb - PICTURE.rgb).square().mean().log10().item()
+
+    assert psnr(20.0, torch.ones(3)) > 25
+    assert psnr(20.0, None) > 25
+    assert psnr(-50.0, torch.ones(3)) < 20, "it is the view from there"
+
+
+def test_the_terms_of_a_picture_and_their_priors():
+    image, novel = GaussianPrior(PURPLE), GaussianPrior(PURPLE)
+    own = {"picture", "mask", "sparsity", "background", "entropy"}
+    for priors, more in (({}, set()), ({"image": image, "novel": novel}, {"2d", "3d"})):
+        report = next(fit_to_picture(start_static(tiny_scene(), seed=0), **priors))
+        assert set(report.losses) == own | more
+    assert novel.prompts == ["", ""]
+    assert all(prompt.startswith("a ball, ") for prompt in image.prompts)
+
+
+def test_the_cameras_of_a_picture_stand_as_far_as_that_which_took_it():
+    seen = []
+
+    class Recorder(GaussianPrior):
+        def condition(self, prompts, negative, cameras):
+            seen.append(cameras)
+            return super().condition(prompts, negative, cameras)
+
+    list(fit_to_picture(start_static(tiny_scene(), seed=0), novel=Recorder(PURPLE)))
+    for cameras in seen:
+        assert len(cameras) == 2
+        torch.testing.assert_close(cameras.position.norm(dim=-1), torch.full((2,), 3.8))
+        torch.testing.assert_close(cameras.fov_y, torch.full((2,), 20.0))
+        assert ((cameras.elevation > -10.1) & (cameras.elevation < 80.1)).all()
+
+
+def test_going_on_from_a_saved_state_of_a_picture_equals_an_uninterrupted_run():
+    prior = GaussianPrior(PURPLE)
+    whole = start_static(tiny_scene(), seed=1)
+    losses = [report.floats() for report in fit_to_picture(whole, image=prior, novel=prior)]
+    first = start_static(tiny_scene(), seed=1)
+    steps = fit_to_picture(first, image=prior, novel=prior)
+    for _ in range(3):
+        next(steps)
+    second = start_static(tiny_scene(seed=5), seed=99)
+    second.load_tensors(first.to_tensors())
+    assert [report.floats() for report in fit_to_picture(second, image=prior, novel=prior)] == losses[3:]

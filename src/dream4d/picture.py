@@ -65,13 +65,18 @@ def read_picture(
     The object is what is not transparent; where nothing is, what is bright in the file `mask`; without one, what the
     model `rembg` of the package of that name finds; without that, what differs from the colour at the picture's border.
 
-    Raises ValueError for a file that is no picture or too large, a mask of another size, and where no object is found.
+    Raises ValueError for a file that is no picture or too large, a mask of another size, a fill that is no share, and
+    where no object is found.
     """
+    if not 0 < fill <= 1:
+        raise ValueError(f"picture.fill is {fill}: expected a share of the view, more than 0 and at most 1")
     image = _open(Path(file))
     over_white, alpha, how = _cut_out(image, Path(file), mask, rembg)
     rows, columns = np.nonzero(alpha > 0.5)
     if len(rows) < FEWEST:
-        raise ValueError(f"no object found in {file} by {how}: give a --mask whose object is white")
+        raise ValueError(
+            f"no object found in {file} by {how}: it has to be opaque, white in a --mask, or unlike the border"
+        )
     (top, bottom), (left, right) = ((int(i.min()), int(i.max()) + 1) for i in (rows, columns))
     side = max(round(max(bottom - top, right - left) / fill), 1)
     pixels = torch.from_numpy(np.concatenate([over_white, alpha[..., None]], axis=-1)).float()

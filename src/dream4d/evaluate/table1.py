@@ -95,7 +95,8 @@ class Verdict:
             return "shown"
         if self.sure:
             return "shown, sentence by sentence"
-        return "not shown" if self.claim.sign * self.difference.mean > 0 else "contradicted"
+        against = self.difference.high if self.claim.sign > 0 else self.difference.low
+        return "contradicted" if self.claim.sign * against < 0 else "not shown"
 
 
 def means(values: Values) -> list[Row]:

@@ -76,7 +76,7 @@ FULL = Sizes(
         "multiview": Plan(12000, 128),
         "video": Plan(12000, 32, learning_rate=7e-4),
         "judge": Plan(4000, 48),
-        "novel": Plan(12000, 512),
+        "novel": Plan(8000, 512),
     },
     pools={"vae": 131072, "image": 393216, "multiview": 49152, "video": 32768, "judge": 0, "novel": 131072},
 )
@@ -355,7 +355,7 @@ def _novel_sheet(shop: Workshop, folder: Path, base: Path) -> None:
     azimuth, elevation = (torch.tensor(values) for values in zip((0.0, 10.0), *_SHOWN, strict=True))
     rows, errors = [], []
     for index in range(min(len(toys.kind), _MOST_SHOWN)):
-        truth, cameras = photograph(toys[index : index + 1], azimuth, elevation, shop.device)
+        truth, cameras = photograph(toys[torch.tensor([index])], azimuth, elevation, shop.device)
         prior = Zero123.load(folder, base, image=truth[0], camera=cameras[0], device=shop.device)
         drawn = _draw(shop, prior, [""] * len(_SHOWN), cameras[1:])
         errors.append((drawn - truth[1:].cpu()).square().mean())
