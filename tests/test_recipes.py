@@ -183,7 +183,7 @@ def test_a_mesh_takes_the_place_of_the_first_stage(settings, tmp_path, capsys):
     without = merge(settings, {"priors": {"image": "none", "multiview": "none", "base": settings.priors.image}})
     recipes.mesh_to_4d("a cat", file, without, tmp_path / "run", turn=30)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert set(lines[0]) == {"stage", "step", "rgb", "opacity", "depth", "empty", "dense", "background"}
+    assert set(lines[0]) == {"stage", "step", "rgb", "opacity", "depth", "empty", "background"}
     assert set(lines[STEPS]) == {"stage", "step", "psnr"}
     assert set(lines[-1]) == {"stage", "step", "video", "tv"}
     assert f"like the model to {lines[STEPS]['psnr']:.1f} dB" in capsys.readouterr().err

@@ -89,7 +89,7 @@ BUILTIN = Preset(
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),
     reconstruct=ReconstructSettings(
-        steps=500, samples_per_ray=96, most_density=12.0, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
+        steps=500, samples_per_ray=96, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(300, 400, 450)),
     ),
     # One coarse level of the 4D grid at first: limbs swing as a whole, and do not dissolve into nearer ones. The video

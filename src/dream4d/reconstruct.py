@@ -20,8 +20,6 @@ from dream4d.state import State, StepReport
 _DEFAULTS = ReconstructSettings()
 MARGIN = 0.03
 """How far before the model space is surely empty, in scene units: a surface of finite density needs some depth."""
-SKIN = 0.15
-"""Depth below the surface in which the density is held down, in scene units."""
 HELD_OUT = ((12.0, 15.0), (77.0, 0.0), (142.0, 30.0), (207.0, 15.0), (272.0, 45.0), (337.0, -15.0))
 """Azimuths and elevations from which `similarity` looks, in degrees."""
 
@@ -55,20 +53,18 @@ def fit_mesh(
         empty = scene.canonical.density(torch.cat([
             _in_front(rays, opacity, depth, generator), _around(mesh, settings.rays, generator).to(device)
         ]))
-        dense = scene.canonical.density(_inside(rays, opacity, depth, generator))
         losses = {
             "rgb": F.mse_loss(rendered.rgb, rgb + (1 - opacity)[:, None] * behind),
             "opacity": F.mse_loss(rendered.opacity, opacity),
             "depth": (opacity * (rendered.depth - depth).abs()).mean(),
             "empty": -torch.expm1(-empty * step_length).mean(),
-            "dense": (dense / settings.most_density - 1).clamp(min=0).square().mean(),
             "background": F.binary_cross_entropy(  # whose gradient does not vanish where a sigmoid saturates
                 scene.background(rays.directions), backdrop.expand(settings.rays, 3)
             ),
         }
         weights = {
             "rgb": 1.0, "opacity": settings.weight_opacity, "depth": settings.weight_depth,
-            "empty": settings.weight_empty, "dense": settings.weight_dense, "background": 1.0,
+            "empty": settings.weight_empty, "background": 1.0,
         }
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
@@ -95,13 +91,6 @@ def _in_front(rays: Rays, opacity: Tensor, depth: Tensor, generator: torch.Gener
     distance = (DISTANCE - reach) + share * (far - DISTANCE + reach)
     points = rays.origins + distance[:, None] * rays.directions
     return points[points.abs().amax(dim=-1) <= 1]
-
-
-def _inside(rays: Rays, opacity: Tensor, depth: Tensor, generator: torch.Generator) -> Tensor:
-    """A random point of each ray that meets the model, from its surface to `SKIN` below it, [at most n, 3]."""
-    below = SKIN * torch.rand(len(depth), generator=generator).to(depth)
-    points = rays.origins + (depth + below)[:, None] * rays.directions
-    return points[opacity > 0]
 
 
 def _around(mesh: Mesh, n: int, generator: torch.Generator) -> Tensor:

@@ -160,11 +160,6 @@ class ReconstructSettings:
     """Weight of the error of the depth, in scene units, where the model is."""
     weight_empty: float = 1.0
     """Weight of the opacity of a sample at random places that the model leaves empty: no specks in the air."""
-    most_density: float = 25.0
-    """Density per scene unit that is held down below the surface: the video model's gradients reach no deeper into what
-    is solid."""
-    weight_dense: float = 0.01
-    """Weight of what the density has beyond that, squared, as a share of it."""
     learning_rate_grid: Schedule = Milestones(0.01, at=(2000, 2500))
     """Learning rate of the feature grid."""
     learning_rate_mlp: Schedule = Milestones(0.003, at=(2000, 2500))
