@@ -25,10 +25,11 @@ from report import RESULTS, ROOT, print_table, provenance, write_json
 from torch import Tensor
 
 from dream4d import recipes
+from dream4d.evaluate.ablate import visible_gpus
 from dream4d.evaluate.footage import CLIP_FRAMES, CLIPS, GREY, SIZE, STILLS, photograph
 from dream4d.evaluate.toy import drawing, prop_pixels, read
 from dream4d.film import AROUND, THROUGHOUT
-from dream4d.media import contact_sheet, write_png
+from dream4d.media import caption, contact_sheet, write_png
 from dream4d.run import slug
 from dream4d.scene import Scene
 from dream4d.toyworld.grammar import Combination, evaluation_combinations, sentence
@@ -82,7 +83,7 @@ def run_all(combinations: Sequence[Combination], options: argparse.Namespace) ->
     """Every run that is not finished, `workers` at a time, each a process of its own, spread over the GPUs."""
     started = time.monotonic()
     todo = [combination for combination in combinations if not finished(folder_of(options.out, combination))]
-    gpus = gpus_of(options.device)
+    gpus = visible_gpus(options.device)
 
     def run(number: int) -> None:
         if time.monotonic() - started < options.time_limit:
@@ -90,14 +91,6 @@ def run_all(combinations: Sequence[Combination], options: argparse.Namespace) ->
 
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(run, range(len(todo))))
-
-
-def gpus_of(device: str) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may say to a run, where there are several GPUs to choose from."""
-    if device == "cpu" or torch.cuda.device_count() < 2:
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
 
 
 def run_one(combination: Combination, options: argparse.Namespace, gpu: str | None) -> None:
@@ -289,14 +282,6 @@ def overview(grids: Sequence[Tensor], prompts: Sequence[str]) -> np.ndarray[Any,
         images = torch.stack([*(grid[0, i] for i in sides), *(grid[i, 1] for i in moments)])[None]
         strips.append(caption(contact_sheet(images, labels), prompt))
     return np.concatenate(strips)
-
-
-def caption(sheet: np.ndarray[Any, Any], text: str, height: int = 16) -> np.ndarray[Any, Any]:
-    from PIL import Image, ImageDraw
-
-    strip = Image.new("RGB", (sheet.shape[1], height), "white")
-    ImageDraw.Draw(strip).text((3, 3), text, fill="black")
-    return np.concatenate([np.asarray(strip) / 255, sheet])
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ def test_steps_are_timed_by_every_plan(tmp_path):
     for stage in ("static_64", "dynamic"):
         row, small = rows[f"step_{stage}"], rows[f"step_{stage}_lowmem"]
         assert small["losses"] == pytest.approx(row["losses"], rel=0.05), "the same steps"
-        assert (row["images"], small["images"], small["goal_gib"]) == (None, 1, 8 if stage == "static_64" else 10)
+        assert (row["images"], small["images"], small["goal_gib"]) == (None, 4, 8 if stage == "static_64" else 10)
         assert row["parts_ms"]["render"] > 0
 
 

@@ -3,15 +3,28 @@
 import pytest
 import torch
 
+from dream4d import recipes
 from dream4d.cameras import orbit
+from dream4d.media import write_png
+from dream4d.presets import BUILTIN, merge
+from dream4d.priors.lora import fuse, read_lora
 from dream4d.priors.mvdream import MVDream
 from dream4d.priors.sampling import sample
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
 from dream4d.recipes import BUILTIN_PRIORS
-from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, evaluation_combinations, sentence
+from dream4d.toyworld.grammar import (
+    COLOURS,
+    KINDS,
+    MOTIONS,
+    PROPS,
+    Combination,
+    evaluation_combinations,
+    sentence,
+)
 from dream4d.toyworld.judge import Judge
 from dream4d.toyworld.networks import FRAMES, LATENT_CHANNELS, LATENT_SIZE, VIEWS
+from dream4d.toyworld.subjects import differences, make_subjects, photographs
 
 pytestmark = pytest.mark.skipif(not BUILTIN_PRIORS.exists(), reason="this checkout has no trained priors")
 LATENT = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
@@ -67,3 +80,20 @@ def test_the_video_prior_draws_the_motion(judge):
     videos = sample(prior, prompts, cameras, (FRAMES, *LATENT), generator=generator(), steps=15)
     motion = judge.read_motion(videos)
     assert (motion == torch.tensor([MOTIONS.index(c.motion) for c in combinations])).float().mean() >= 0.7
+
+
+@pytest.mark.slow
+def test_the_image_prior_learns_one_dog_and_leaves_dogs_as_they_were(tmp_path):
+    subjects = make_subjects([Combination("dog", "green", None)] * 5, random := generator())
+    for index, photo in enumerate(photographs(subjects[torch.tensor([2])], 5, random)):
+        write_png(tmp_path / f"{index}.png", photo)
+    settings = merge(BUILTIN, {
+        "device": "cpu", "personalize": {"steps": 250, "class_images": 16}, "output": {"preview_every": 0},
+    })
+    lora = recipes.personalize(tmp_path, "a sks dog", settings, tmp_path / "lora")
+    prior = StableDiffusion.load(BUILTIN_PRIORS / "image")
+    fuse(read_lora(lora), unet=prior.parts.unet)
+    images = sample(prior, ["a sks dog"] * 8 + ["a dog"] * 8, orbit(*torch.zeros(4, 16)), LATENT, generator=generator())
+    found = differences(images, subjects).argmin(1) == 2
+    assert found[:8].sum() >= 6  # by chance 1.6
+    assert found[8:].sum() <= 4

@@ -25,7 +25,10 @@ def calls(monkeypatch, tmp_path):
 
         return function
 
-    names = ("text_to_4d", "image_to_4d", "static_scene", "animate", "render_video", "render_sheet")
+    names = (
+        "text_to_4d", "image_to_4d", "subject_to_4d", "mesh_to_4d", "personalize", "static_scene", "animate",
+        "render_video", "render_sheet",
+    )  # fmt: skip
     recipes = SimpleNamespace(**{name: fake(name) for name in names}, prompt_of=lambda source: "a cat")
     monkeypatch.setitem(sys.modules, "dream4d.recipes", recipes)
     monkeypatch.setattr(dream4d, "recipes", recipes, raising=False)
@@ -119,12 +122,47 @@ def test_an_ablation_goes_with_any_preset_and_wins_over_other_options(calls, tmp
     assert (settings.scene.field, folder.name) == ("hexplane", "a-cat-hexplane")
 
 
+def test_a_subject_is_photos_or_a_lora_and_its_word_is_known(calls, capsys, tmp_path):
+    assert main(["generate", "a sks cat", "--subject", "photos", "--subject-prompt", "a sks"]) == 0
+    assert calls[-1][0] == "subject_to_4d"
+    assert calls[-1][1][:2] == ("a sks cat", Path("photos"))
+    assert calls[-1][2] == {"subject_prompt": "a sks", "overwrite": False}
+    assert main(["personalize", "photos", "--prompt", "a sks cat", "--out", "x.safetensors"]) == 0
+    name, (photos, prompt, settings, out), options = calls[-1]
+    assert (name, photos, prompt, out) == ("personalize", Path("photos"), "a sks cat", Path("x.safetensors"))
+    assert options == {"class_prompt": None, "overwrite": False}
+    assert settings == BUILTIN
+    assert capsys.readouterr().err == ""
+    file = tmp_path / "job.yaml"
+    file.write_text("command: personalize\nphotos: there\nprompt: a sks cat\npersonalize: {rank: 3}\n")
+    assert main(["personalize", "--config", str(file)]) == 0
+    assert calls[-1][1][0] == Path("there")
+    assert last_personal(calls).rank == 3
+
+
+def last_personal(calls):
+    return calls[-1][1][2].personalize
+
+
 def test_animate_takes_the_prompt_of_its_source(calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["animate", "runs/a-cat"]) == 0
     name, (source, prompt, _, out), _ = calls[0]
     assert (name, str(source), prompt) == ("animate", os.path.join("runs", "a-cat"), "a cat")
     assert out.name == "a-cat-animated"
+
+
+def test_generate_takes_a_mesh(calls, tmp_path):
+    assert main(["generate", "a cat", "--mesh", "cat.glb", "--mesh-turn", "90", "--reconstruct.steps", "7"]) == 0
+    name, (prompt, file, settings, out), options = calls[-1]
+    assert (name, prompt, str(file), out.name) == ("mesh_to_4d", "a cat", "cat.glb", "a-cat")
+    assert settings.reconstruct.steps == 7
+    assert options == {"up": "auto", "turn": 90, "overwrite": False}
+    file = tmp_path / "config.yaml"
+    file.write_text("command: generate\nprompt: a cat\nmesh: cat.ply\nmesh_up: y\nmesh_turn: 5\n")
+    assert main(["generate", "--config", str(file)]) == 0
+    assert str(calls[-1][1][1]) == "cat.ply"
+    assert calls[-1][2] == {"up": "y", "turn": 5, "overwrite": False}
 
 
 def test_render_options(calls, tmp_path):
@@ -196,7 +234,11 @@ def test_unknown_words_are_a_warning(calls, capsys):
         (["generate", "a cat", "--stpes=3"], "did you mean --static.steps?"),
         (["generate", "a cat", "--mask", "m.png"], "give it, too, by --image FILE"),
         (["generate", "a cat", "--imagee", "m.png"], "unknown option --imagee; did you mean --image?"),
+        (["generate", "a cat", "--mehs", "cat.glb"], "unknown option --mehs; did you mean --mesh?"),
+        (["generate", "a cat", "--mesh", "cat.glb", "--mesh-up", "x"], "invalid choice 'x' for argument '--mesh-up'"),
         (["generate", "a cat", "--config", "absent.yaml"], "cannot read absent.yaml: No such file"),
+        (["generate", "a cat", "--subjct", "x"], "did you mean --subject?"),
+        (["personalize", "--prompt", "a sks cat"], "Missing from dream4d personalize: PATH"),
         (["render", "runs", "--sise", "3"], "unknown option --sise; did you mean --size?"),
         (["generate", "a cat", "--static.steps", "many"], "parsing --static.steps: invalid literal for int()"),
         (["render"], "Missing from dream4d render: PATH"),

@@ -10,13 +10,13 @@ import dream4d
 ROOT = Path(dream4d.__file__).parent
 LAYERS = [
     ("ops", "cameras", "schedules", "files"),
-    ("encodings", "occupancy", "notation", "settings", "media", "picture", "run", "progress"),
-    ("fields", "presets"),
+    ("encodings", "occupancy", "notation", "settings", "media", "picture", "run", "progress", "mesh"),
+    ("fields", "presets", "meshfile"),
     ("scene",),
     ("render", "losses", "film", "state"),
     ("distill",),
     ("priors",),
-    ("guidance", "static", "dynamic", "plans"),
+    ("guidance", "static", "reconstruct", "dynamic", "personalize", "plans"),
     ("toyworld",),
     ("recipes", "doctor", "models"),
     ("evaluate",),
@@ -24,9 +24,9 @@ LAYERS = [
     ("__main__",),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-FILE_TOUCHING = {"run", "priors", "media", "picture", "scene", "files", "toyworld", "evaluate"}
+FILE_TOUCHING = {"run", "priors", "media", "picture", "scene", "files", "toyworld", "evaluate", "meshfile"}
 LIGHT = ("__init__", "__main__", "cli", "presets", "settings", "notation", "schedules", "run", "files")
-HEAVY = {"torch", "numpy", "diffusers", "transformers", "numba", "av", "PIL", "rich", "safetensors"}
+HEAVY = {"torch", "numpy", "diffusers", "transformers", "numba", "av", "PIL", "rich", "safetensors", "trimesh"}
 
 
 def module_name(path):

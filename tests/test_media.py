@@ -9,6 +9,7 @@ from dream4d.media import (
     colour_displacement,
     contact_sheet,
     parse_colour,
+    read_photos,
     write_png,
     write_video,
 )
@@ -95,3 +96,33 @@ def test_backgrounds_are_names_or_hexadecimal():
     assert parse_colour("#ff0080") == (1, 0, 128 / 255)
     with pytest.raises(ValueError, match="'purplish' is no colour"):
         parse_colour("purplish")
+
+
+def test_photos_are_upright_square_and_over_white(tmp_path):
+    wide = np.zeros((8, 24, 4), dtype=np.uint8)
+    wide[:, 8:16] = (255, 0, 0, 255)  # the square in the middle
+    wide[:4, 8:16, 3] = 0
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    turned = Image.fromarray(np.uint8([[[255, 0, 0]] * 8 + [[0, 0, 255]] * 8] * 16))  # red is left
+    exif = turned.getexif()
+    exif[0x0112] = 6  # it becomes the top when the picture is turned clockwise, as this says
+    turned.save(tmp_path / "b.JPG", exif=exif, quality=100)
+    (tmp_path / "notes.txt").write_text("no photo")
+    (tmp_path / "._b.jpg").write_bytes(b"left by a Mac")
+    transparent, upright = read_photos(tmp_path, 8)
+    np.testing.assert_allclose(transparent[[0, 7], 4], [[1, 1, 1], [1, 0, 0]])
+    np.testing.assert_allclose(upright[[0, 7], 4], [[1, 0, 0], [0, 0, 1]], atol=0.1)
+
+
+def test_photos_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder of photos"):
+        read_photos(tmp_path / "absent", 8)
+    with pytest.raises(ValueError, match="has no photos: put 4 to 6"):
+        read_photos(tmp_path, 8)
+    (tmp_path / "a.jpg").write_bytes(b"text")
+    with pytest.raises(ValueError, match=r"a\.jpg is not a picture that can be read"):
+        read_photos(tmp_path, 8)
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:800])
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read \(.*\): convert it"):
+        read_photos(tmp_path, 8)

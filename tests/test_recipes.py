@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
+import trimesh
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import save_deepfloyd, save_denoiser, save_image_model, save_zero123, unet_2d, unet_3d
@@ -17,8 +19,9 @@ from dream4d.cli import main
 from dream4d.film import Extent
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import ablate, merge, preset
+from dream4d.priors.lora import read_lora
 from dream4d.priors.parts import Autoencoder
-from dream4d.run import Run
+from dream4d.run import Run, read_config
 from dream4d.scene import Scene
 
 STEPS = 3
@@ -45,7 +48,12 @@ def settings(tmp_path_factory):
         "priors": {name: str(priors / name) for name in ("image", "multiview", "video")} | {"video_frames": 2},
         "static": {"steps": STEPS, "resolution": 8, "samples_per_ray": 16},
         "picture": {"steps": STEPS, "images": 2, "resolution": 8, "reference_resolution": 8, "samples_per_ray": 16},
+        "reconstruct": {"steps": STEPS, "rays": 64, "samples_per_ray": 16},
         "dynamic": {"steps": STEPS, "height": 8, "width": 8, "samples_per_ray": 16, "levels": 2},
+        "personalize": {
+            "steps": STEPS, "photos": 1, "rank": 2, "class_images": 5, "sampling_steps": 1, "samples": 2,
+            "text_encoder": True,
+        },
         "output": {"checkpoint_seconds": 0, "preview_every": 3, "log_every": 1, "size": 16, "frames": 2},
     })
 
@@ -247,6 +255,28 @@ def test_static_then_animate_then_render(settings, tmp_path):
         recipes.animate(tmp_path / "still", "a cat is waving", settings, tmp_path / "still")
 
 
+def test_a_mesh_takes_the_place_of_the_first_stage(settings, tmp_path, capsys):
+    file = tmp_path / "box.ply"
+    trimesh.creation.box().export(file)
+    without = merge(settings, {"priors": {"image": "none", "multiview": "none", "base": settings.priors.image}})
+    recipes.mesh_to_4d("a cat", file, without, tmp_path / "run", turn=30)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert set(lines[0]) == {"stage", "step", "rgb", "opacity", "depth", "empty", "background"}
+    assert set(lines[STEPS]) == {"stage", "step", "psnr"}
+    assert set(lines[-1]) == {"stage", "step", "video", "tv"}
+    assert f"like the model to {lines[STEPS]['psnr']:.1f} dB" in capsys.readouterr().err
+    still, moving = (Scene.load(tmp_path / "run" / f"{name}.safetensors") for name in ("static", "scene"))
+    assert moving.moves
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(
+        still.canonical.parameters(), moving.canonical.parameters(), strict=True
+    ))
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["command"], config["mesh"], config["mesh_turn"]) == ("generate", str(file), 30)
+    with pytest.raises(ValueError, match="there is no mesh"):
+        recipes.mesh_to_4d("a cat", tmp_path / "absent.ply", settings, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(("ablation", "losses"), [("hexplane", {"video", "planes"}), ("no-grid", {"video", "tv"})])
 def test_other_fields_go_through_the_same_stages(settings, tmp_path, ablation, losses):
     recipes.text_to_4d("a cat", ablate(settings, ablation), tmp_path / "run")
@@ -329,6 +359,103 @@ def test_thin_parts_of_a_finished_scene_have_no_holes(moves, deforms, moments):
         grid = extent.at(time)
         assert grid.at(rod.warp(on_axis, -time)).all(), f"a hole at time {time}"
         assert grid.occupied.float().mean() < 0.01
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for index, colour in enumerate(("red", "green", "navy")):
+        Image.new("RGB", (20, 16), colour).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learned(settings, photos, coarse_occupancy, tmp_path_factory):
+    return recipes.personalize(photos, "a sks cat", settings, tmp_path_factory.mktemp("learned"))
+
+
+def test_personalising_leaves_a_lora_sheets_and_a_log(learned):
+    assert files_in(learned.parent) == sorted([
+        ".lock", "config.yaml", "metrics.jsonl", "pytorch_lora_weights.safetensors", "previews/personalize-000003.png",
+        "checkpoints/class-000005.safetensors",
+        "checkpoints/personalize-000002.safetensors", "checkpoints/personalize-000003.safetensors",
+    ])
+    logged = [json.loads(line) for line in (learned.parent / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in logged] == [*range(STEPS)]
+    assert set(logged[0]) == {"stage", "step", "subject", "class"}
+    assert len(read_lora(learned).text_encoder) == 4
+
+
+def test_stopped_personalising_goes_on_as_if_it_had_not(learned, settings, photos, tmp_path, monkeypatch):
+    save = Run.save_checkpoint
+
+    def save_then_stop(run, stage, step, tensors):
+        save(run, stage, step, tensors)
+        if (stage, step) == ("personalize", 1):
+            raise KeyboardInterrupt
+
+    file = tmp_path / "mine.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_checkpoint", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            recipes.personalize(photos, "a sks cat", settings, file)
+    assert not file.exists()
+    assert recipes.personalize(photos, "a sks cat", settings, file) == file
+    expected, found = load_file(learned), load_file(file)
+    assert expected.keys() == found.keys()
+    assert all(expected[name].equal(found[name]) for name in expected)
+    monkeypatch.setattr(recipes, "_personal_stage", None)
+    assert recipes.personalize(photos, "a sks cat", settings, file) == file
+
+
+def test_only_the_image_model_hears_of_the_subject(learned, settings, tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(state, **options):
+        seen.update(options)
+        raise InterruptedError
+
+    for stage in ("fit_static", "fit_dynamic"):
+        with monkeypatch.context() as patch:
+            patch.setattr(recipes, stage, spy)
+            with pytest.raises(InterruptedError):
+                recipes.subject_to_4d("a sks cat is waving", learned, settings, tmp_path)
+    image, multiview = seen["image_prior"], seen["multiview_prior"]
+    assert image.latent_space == multiview.latent_space
+    prompt = ["a sks cat is waving"]
+    assert not image.parts.text(prompt).equal(multiview.parts.text([seen["multiview_prompt"]]))
+    plain = recipes._image_prior(settings, torch.device("cpu"))
+    assert multiview.parts.text(["a cat is waving"]).equal(plain.parts.text(["a cat is waving"]))
+    assert not image.parts.text(prompt).equal(plain.parts.text(prompt)), "the text encoder's LoRA is in"
+    weights = zip(image.parts.unet.parameters(), plain.parts.unet.parameters(), strict=True)
+    assert any(not ours.equal(theirs) for ours, theirs in weights)
+    assert (seen["multiview_prompt"], seen["prompt"]) == ("a cat is waving", "a cat is waving")
+
+
+def test_photos_become_a_moving_scene(learned, settings, photos, tmp_path):
+    video = recipes.subject_to_4d("a sks cat is waving", photos, settings, tmp_path)
+    assert video == tmp_path / "video.mp4"
+    assert load_file(tmp_path / "subject" / learned.name).keys() == load_file(learned).keys()
+    assert read_config(tmp_path)["subject_prompt"] == read_config(tmp_path / "subject")["prompt"] == "a sks cat"
+    assert recipes.prompt_of(tmp_path) == "a cat is waving"
+
+
+def test_subjects_that_cannot_work_are_refused_before_any_file(learned, settings, photos, tmp_path, capsys):
+    out = tmp_path / "run"
+    for changes, prompt, subject, message in [
+        ({}, "a cat", photos, "does not say 'sks'"),
+        ({}, "a sks cat", tmp_path, "has no photos"),
+        ({}, "a sks cat", tmp_path / "absent.safetensors", "no LoRA at"),
+        ({"personalize": {"photos": 0}}, "a sks cat", photos, r"--personalize\.photos is 0, expected at least 1"),
+        ({"priors": {"image": "none"}}, "a sks cat", photos, r"--priors\.image is none"),
+        ({"priors": {"image": "none"}}, "a sks cat", learned, r"--priors\.image is none"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            recipes.subject_to_4d(prompt, subject, merge(settings, changes), out)
+        assert not out.exists()
+    Image.new("RGB", (20, 16)).save(tmp_path / "only.png")
+    recipes._check_subject(tmp_path, "a sks cat", settings)
+    assert "has a single photo" in capsys.readouterr().err
 
 
 def test_builtin_models_share_their_own_parts_whatever_the_image_prior_is(tmp_path, monkeypatch):

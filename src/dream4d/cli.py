@@ -34,7 +34,8 @@ class Options:
     config: Path | None = None
     """YAML file with settings, such as the config.yaml of another run; options of the command line win."""
     out: Path | None = None
-    """Folder of the run; by default runs/ and the prompt. The same command again goes on where it stopped."""
+    """Folder of the run, or for `personalize` a NAME.safetensors; by default runs/ and the prompt. The same
+    command again goes on where it stopped."""
     overwrite: bool = False
     """Drop the run that is in the folder."""
     ablation: str | None = None
@@ -55,10 +56,23 @@ class Options:
 
 @dataclass(frozen=True)
 class Generate:
-    """Turn a sentence into a moving 3D scene."""
+    """Turn a sentence, or a model and a sentence, into a moving 3D scene."""
 
     prompt: Prompt = ""
     """What is there and what it does, e.g. "a red cat wearing a top hat is waving"."""
+    mesh: Path | None = None
+    """A model to set in motion in place of what the first stage makes: GLB, glTF, OBJ or PLY, with textures or colours.
+    """
+    mesh_up: Literal["auto", "y", "z"] = "auto"
+    """The axis that is up in it; by default z in PLY and y in the others."""
+    mesh_turn: float = 0.0
+    """Degrees by which to turn it, counter-clockwise seen from above, where it does not face the front: +z where y is
+    up, -y where z is."""
+    subject: Path | None = None
+    """Folder of 4 to 6 photos of a subject, which the prompt calls sks: "a sks cat is waving"; or the LoRA, a
+    .safetensors or its folder, that has learned it."""
+    subject_prompt: str | None = None
+    """What the photos show; by default "a sks" and the next word of the prompt."""
     image: Path | None = None
     """A picture of the object from its front, from which the scene is made: PNG, JPEG, WebP or BMP. The object is cut
     out by the picture's transparency, by --mask, by rembg (--picture.rembg) or by the colour of its border."""
@@ -86,6 +100,19 @@ class Animate:
     """Folder of a run, or a scene.safetensors."""
     prompt: Prompt = ""
     """What it does; by default the prompt of the source's run."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Personalize:
+    """Teach an image model one subject from a few photos: a LoRA for `generate --subject`."""
+
+    photos: tyro.conf.Positional[Path] = _UNSET
+    """Folder of 4 to 6 photos of the subject, from different sides."""
+    prompt: str = ""
+    """What they show, with the word that shall mean the subject: "a sks dog"."""
+    class_prompt: str | None = None
+    """What any such thing is called; by default the prompt without that word."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -193,6 +220,39 @@ class Evaluate:
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
 
 
+@dataclass(frozen=True)
+class Ablate:
+    """Make and measure many sentences by every variant of the method: Table 1 of the paper, by a program."""
+
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Sentences, each in quotes; by default some of the toy world's on which no built-in model was trained."""
+    count: int = 20
+    """How many sentences where none are named."""
+    seeds: int = 2
+    """Runs of each sentence by each variant, with seeds from --seed on."""
+    variants: tuple[str, ...] = ("ours", "no-2d", "no-3d", "hexplane", "no-grid", "no-tv")
+    """What is compared; see --ablation of generate."""
+    workers: int = 0
+    """Processes at a time, spread over the GPUs; 0: one for each GPU, or one."""
+    threads: int = 0
+    """CPU threads of each process; 0: torch decides."""
+    json: bool = False
+    """Print the numbers as JSON in place of tables."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write finished runs as one HTML page: videos, sheets, losses, metrics and settings."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of finished runs."""
+    out: Path = Path("report.html")
+    """The page; it needs no other file."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0, 2 for input that cannot be used, 130 when stopped by Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -213,16 +273,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(command: Generate) -> None:
     from dream4d import recipes
 
-    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.job()
-    overwrite, image = command.options.overwrite, command.image
-    if image is not None:
-        out = command.options.folder(f"{prompt} {image.stem}")
-        return _announce(recipes.image_to_4d(
-            prompt, image, settings, out, mask=command.mask, elevation=command.elevation, overwrite=overwrite
-        ))
-    if command.mask or command.elevation:
+    prompt, settings = _checked_prompt(command.prompt, command.options, command.subject), command.options.job()
+    given = {"--mesh": command.mesh, "--subject": command.subject, "--image": command.image}
+    if len(named := [name for name, value in given.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(named)} are given: the scene can be made from one of them")
+    if command.image is None and (command.mask or command.elevation):
         raise ValueError("--mask and --elevation tell more of a picture: give it, too, by --image FILE")
-    return _announce(recipes.text_to_4d(prompt, settings, command.options.folder(prompt), overwrite=overwrite))
+    overwrite = command.options.overwrite
+    out = command.options.folder(prompt if command.image is None else f"{prompt} {command.image.stem}")
+    if command.image is not None:
+        return _announce(recipes.image_to_4d(
+            prompt, command.image, settings, out, mask=command.mask, elevation=command.elevation, overwrite=overwrite
+        ))
+    if command.mesh is not None:
+        return _announce(recipes.mesh_to_4d(
+            prompt, command.mesh, settings, out, up=command.mesh_up, turn=command.mesh_turn, overwrite=overwrite
+        ))
+    if command.subject is not None:
+        return _announce(recipes.subject_to_4d(
+            prompt, command.subject, settings, out, subject_prompt=command.subject_prompt, overwrite=overwrite
+        ))
+    return _announce(recipes.text_to_4d(prompt, settings, out, overwrite=overwrite))
 
 
 def static(command: Static) -> None:
@@ -242,6 +313,16 @@ def animate(command: Animate) -> None:
         out = out.with_name(f"{out.name}-animated")
     settings = command.options.job()
     _announce(recipes.animate(command.source, prompt, settings, out, overwrite=command.options.overwrite))
+
+
+def personalize(command: Personalize) -> None:
+    from dream4d import recipes
+
+    prompt = _checked_prompt(command.prompt, command.options, command.photos)
+    _announce(recipes.personalize(
+        command.photos, prompt, command.options.job(), command.options.folder(prompt),
+        class_prompt=command.class_prompt, overwrite=command.options.overwrite,
+    ))
 
 
 def render(command: Render) -> None:
@@ -276,6 +357,35 @@ def doctor(command: Doctor) -> None:
     print(doctor.report(command.device, command.out))
 
 
+def ablate_all(command: Ablate) -> None:
+    from dream4d.evaluate import table1
+    from dream4d.evaluate.ablate import ablation, figure, values_of
+    from dream4d.toyworld import grammar
+
+    options, out = command.options, command.options.out or Path("runs/ablation")
+    if options.ablation or options.overwrite:
+        raise ValueError("ablate goes through the variants and drops no run: leave --ablation and --overwrite out")
+    prompts = [_checked_prompt(prompt, options) for prompt in command.prompts]
+    prompts = prompts or [grammar.sentence(each) for each in grammar.evaluation_combinations(command.count)]
+    done, failed = ablation(
+        prompts, options.settings, out, variants=command.variants, seeds=command.seeds, workers=command.workers,
+        threads=command.threads,
+    )
+    if not done:
+        raise ValueError(f"no run was finished; see {failed[0].job.log}")
+    numbers, tables = table1.write(values_of(done), out)
+    print((numbers if command.json else tables).read_text("utf-8").rstrip())
+    print(f"{numbers}, {tables}, {figure(done, out / 'figure.png')}", file=sys.stderr)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(failed) + len(done)} runs failed, the same command tries them again")
+
+
+def report(command: Report) -> None:
+    from dream4d.evaluate.report import report as write
+
+    _announce(write(command.runs, command.out, device=command.device))
+
+
 def study(command: Study) -> None:
     from dream4d.evaluate.study import design, results, server
     from dream4d.evaluate.study.votes import Votes
@@ -304,14 +414,12 @@ def evaluate(command: Evaluate) -> None:
 
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "generate": (Generate, generate), "static": (Static, static), "animate": (Animate, animate),
+    "personalize": (Personalize, personalize),
     "render": (Render, render), "models": (Models, models),
-    "doctor": (Doctor, doctor), "evaluate": (Evaluate, evaluate), "study": (Study, study),
+    "doctor": (Doctor, doctor), "evaluate": (Evaluate, evaluate), "report": (Report, report),
+    "ablate": (Ablate, ablate_all), "study": (Study, study),
 }
-_OWN: dict[str, Callable[[Any], Any]] = {
-    "prompt": str, "source": Path, "image": Path, "mask": Path, "elevation": float,
-}
-"""What else than settings a YAML file may say of a command."""
-_WITHOUT_SETTINGS = (Render, Models, Doctor, Evaluate, Study)
+_WITHOUT_SETTINGS = (Render, Models, Doctor, Evaluate, Report, Study)
 
 
 def _run(arguments: list[str]) -> None:
@@ -365,17 +473,33 @@ def _from_yaml(name: str, kind: type[Any], arguments: list[str]) -> Any:
     values = read_yaml(known.config) if known.config else {}
     if (meant := values.pop("command", name)) != name:
         raise ValueError(f"{known.config} is for `dream4d {meant}`, not for `dream4d {name}`")
-    named = str(values.pop("preset", "builtin"))
-    chosen = known.preset or named
-    own = {key: values.pop(key) for key in _OWN if key in values and key in kind.__annotations__}
-    for key, value in own.items():
-        wanted = "a number" if _OWN[key] is float else "text"
-        if isinstance(value, bool) or not isinstance(value, (int, float) if _OWN[key] is float else str):
-            raise ValueError(f"{key}: expected {wanted}, not {value!r}")
-        own[key] = _OWN[key](value)
+    in_file = str(values.pop("preset", "builtin"))
+    chosen = known.preset or in_file
+    own = {key: _own(kind, key, values.pop(key)) for key in _own_options(kind) if key in values}
     settings = merge(preset(chosen), values)
     config = Path(known.config) if known.config else None
     return kind(**own, options=Options(preset=chosen, config=config, settings=settings))
+
+
+def _own(kind: type[Any], key: str, value: Any) -> Any:
+    """What a YAML file says for an option that is no setting of the preset."""
+    wanted = str(kind.__annotations__[key])
+    if wanted in _SIMPLE:
+        types, words, make = _SIMPLE[wanted]
+        if isinstance(value, types) and (wanted == "bool" or not isinstance(value, bool)):
+            return make(value)
+        raise ValueError(f"{key}: expected {words}, not {value!r}")
+    if "tuple" in wanted and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    if "tuple" in wanted or not isinstance(value, str):
+        raise ValueError(f"{key}: expected {'a list of texts' if 'tuple' in wanted else 'text'}, not {value!r}")
+    return Path(value) if "Path" in wanted else value
+
+
+_SIMPLE: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
+    "bool": (bool, "true or false", bool), "int": (int, "a whole number", int),
+    "float": ((int, float), "a number", float),
+}  # fmt: skip
 
 
 def _refuse(unknown: list[str], command: Any) -> None:
@@ -391,13 +515,17 @@ def _option_names(command: Any) -> list[str]:
         positional = {"source", "runs", "action", "names" if isinstance(command, Models) else "folder"}
         names = [name for name in type(command).__annotations__ if name not in positional]
     else:
-        positional = {"prompt", "source", "options", "settings"}
-        own = [name for name in type(command).__annotations__ | Options.__annotations__ if name not in positional]
+        own = [name for name in Options.__annotations__ if name != "settings"] + _own_options(type(command))
         names = [*own, *flatten(to_mapping(command.options.settings))]
     return ["--" + name.replace("_", "-") for name in names]
 
 
-def _checked_prompt(prompt: str, options: Options) -> str:
+def _own_options(kind: type[Any]) -> list[str]:
+    """Of a command with settings: what its jobs have beside those."""
+    return [name for name in kind.__annotations__ if name != "options"]
+
+
+def _checked_prompt(prompt: str, options: Options, subject: Path | None = None) -> str:
     prompt = " ".join(prompt.split())
     if not prompt:
         raise ValueError('the prompt is empty: say what is there, e.g. "a red cat wearing a top hat is waving"')
@@ -405,7 +533,8 @@ def _checked_prompt(prompt: str, options: Options) -> str:
     if "builtin" in (priors.image, priors.multiview, priors.video):
         from dream4d.toyworld import grammar
 
-        if unknown := grammar.unknown_words(prompt):
+        taught = [] if subject is None else [options.job().personalize.token.lower()]
+        if unknown := [word for word in grammar.unknown_words(prompt) if word not in taught]:
             known = "; ".join(f"{kind}: {', '.join(words)}" for kind, words in grammar.known_words().items())
             print(f"warning: the built-in models do not know {', '.join(unknown)}. They know {known}", file=sys.stderr)
     return prompt

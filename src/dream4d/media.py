@@ -1,4 +1,4 @@
-"""Pictures and videos: writing, laying out, colouring, and the label that says they are synthetic.
+"""Pictures and videos: reading, writing, laying out, colouring, and the label that says they are synthetic.
 
 Images are arrays or CPU tensors [..., height, width, 3] of floats in [0, 1].
 """
@@ -36,6 +36,43 @@ _DEPTH_COLOURS = np.array([
     [0.16, 0.09, 0.28], [0.23, 0.32, 0.78], [0.15, 0.63, 0.89], [0.18, 0.85, 0.62],
     [0.62, 0.93, 0.29], [0.96, 0.78, 0.21], [0.92, 0.40, 0.12], [0.55, 0.06, 0.05],
 ])
+
+
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif")
+"""Ends of the names of files that `read_photos` takes for photos; it refuses those that Pillow cannot read, as the last
+two without a plugin, and leaves out none."""
+
+
+def read_photos(folder: str | Path, size: int) -> Array:
+    """Every photo of a folder by name, [n, size, size, 3]. See `read_photo`.
+
+    Raises ValueError where there is none, and for one that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder of photos")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTOS and file.name[0] != ".")
+    if not files:
+        raise ValueError(f"{folder} has no photos: put 4 to 6 of the subject there ({', '.join(PHOTOS[:4])})")
+    return np.stack([read_photo(file, size) for file in files])
+
+
+def read_photo(file: Path, size: int) -> Array:
+    """Upright as its EXIF says, over white where it is transparent, the square in its middle, scaled:
+    [size, size, 3]. Raises ValueError where it cannot be read."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    remedy = "convert it to PNG or JPEG, or move it away"
+    try:
+        with Image.open(file) as opened:
+            photo = ImageOps.exif_transpose(opened).convert("RGBA")
+    except UnidentifiedImageError:
+        raise ValueError(f"{file} is not a picture that can be read: {remedy}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): {remedy}") from None
+    white = Image.new("RGBA", photo.size, "white")
+    square = ImageOps.fit(Image.alpha_composite(white, photo).convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(square, dtype=np.float32) / 255
 
 
 def write_png(path: str | Path, image: ArrayLike) -> None:
@@ -96,6 +133,12 @@ def contact_sheet(
         labels = [(4, y, label) for y, label in zip(middles, rows or (), strict=True)]
         sheet[:, :left] = np.minimum(sheet[:, :left], _text(labels, sheet[:, :left]))
     return sheet
+
+
+def caption(image: ArrayLike, text: str, height: int = 16) -> Array:
+    """The image [h, w, 3] under a white strip of so many pixels, with `text` on it."""
+    picture = np.asarray(image)
+    return np.concatenate([_text([(3, 3, text)], np.ones((height, picture.shape[1], 3))), picture])
 
 
 def parse_colour(text: str) -> tuple[float, float, float] | None:

@@ -15,8 +15,10 @@ from dream4d.settings import (
     DeformationShape,
     DynamicSettings,
     OutputSettings,
+    PersonalizeSettings,
     PictureSettings,
     PriorSettings,
+    ReconstructSettings,
     SceneShape,
     StaticSettings,
 )
@@ -45,8 +47,10 @@ class Preset:
     deformation: DeformationShape = field(default_factory=DeformationShape)
     priors: PriorSettings = field(default_factory=PriorSettings)
     static: StaticSettings = field(default_factory=StaticSettings)
+    reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
     picture: PictureSettings = field(default_factory=PictureSettings)
     dynamic: DynamicSettings = field(default_factory=DynamicSettings)
+    personalize: PersonalizeSettings = field(default_factory=PersonalizeSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
 
 
@@ -89,6 +93,10 @@ BUILTIN = Preset(
         learning_rate_grid=Milestones(0.02, at=(330, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),
+    reconstruct=ReconstructSettings(
+        steps=500, samples_per_ray=96, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
+        learning_rate_mlp=Milestones(0.005, at=(300, 400, 450)),
+    ),
     picture=PictureSettings(
         steps=400, images=Constant(4), resolution=Switch(32, 64, at=100), samples_per_ray=96,
         reference_resolution=Constant(64),
@@ -104,6 +112,10 @@ BUILTIN = Preset(
         levels=Levels(1, every=40, most=6), learning_rate=Milestones(5e-3, at=(160, 200)), occupancy_times=4,
         # What does not depend on time learns slowly: at 5e-3 the face fades more and less moves.
         learning_rate_fields=Milestones(1e-3, at=(160, 200)), learning_rate_time=Milestones(0.02, at=(160, 200)),
+    ),
+    personalize=PersonalizeSettings(
+        steps=400, photos=4, learning_rate=Constant(1e-3), learning_rate_text=Constant(1e-4), class_images=64,
+        sampling_guidance=3.0, sampling_steps=20,
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),
 )

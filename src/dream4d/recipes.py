@@ -7,6 +7,7 @@ it is called again with the same arguments.
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,26 +20,41 @@ import torch
 
 from dream4d.cameras import VIEW_WORDS
 from dream4d.dynamic import fit_dynamic, start_dynamic
+from dream4d.files import atomic
 from dream4d.film import AROUND, ELEVATION, RGB, THROUGHOUT, Channel, Extent, Occupancy, View, film, still_sheet
-from dream4d.media import parse_colour, write_png, write_video
+from dream4d.media import contact_sheet, parse_colour, read_photos, write_png, write_video
+from dream4d.mesh import Mesh
+from dream4d.meshfile import Up, read_mesh
 from dream4d.occupancy import OccupancyGrid
+from dream4d.personalize import (
+    PersonalState,
+    draw,
+    draw_class,
+    fit_personal,
+    start_personal,
+    subject_of,
+    without_token,
+)
 from dream4d.picture import Picture, copy_picture, read_framed, read_picture
 from dream4d.plans import Frugal, Plan, dynamic_need, fitting, plan_for, static_need, with_plans
 from dream4d.presets import Preset, to_mapping
+from dream4d.priors.adapters import lora_file, write_lora
 from dream4d.priors.catalogue import Role
 from dream4d.priors.deepfloyd import DeepFloyd, in_pixel_space
 from dream4d.priors.errors import ModelError
 from dream4d.priors.hub import resolve
+from dream4d.priors.lora import Lora, fuse, read_lora
 from dream4d.priors.mvdream import MVDream
-from dream4d.priors.parts import ImagePrior, Shared
+from dream4d.priors.parts import Autoencoder, ImagePrior, Shared
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
 from dream4d.priors.zero123 import Zero123
 from dream4d.progress import track
+from dream4d.reconstruct import fit_mesh, similarity
 from dream4d.run import Run, read_config
 from dream4d.scene import Scene
 from dream4d.settings import PriorSettings, StaticSettings
-from dream4d.state import State, StepReport
+from dream4d.state import State, StepReport, start
 from dream4d.static import fit_picture, fit_static, reference_camera, start_static
 
 _Name = Literal["image", "multiview", "video", "novel", "picture"]
@@ -49,17 +65,78 @@ _STANDS_FOR: dict[_Name, _Name] = {"novel": "multiview", "picture": "image"}
 BUILTIN_PRIORS = Path(str(files("dream4d"))) / "data" / "priors"
 
 
-def text_to_4d(prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
+def text_to_4d(
+    prompt: str, settings: Preset, out: str | Path, *, static: Path | None = None, overwrite: bool = False
+) -> Path:
     """Both stages (paper Sec. 3.1 and 3.2). Returns the video.
 
+    static: what the first stage gave a run with the same settings of it; taken in its place if that file is there.
     Raises ValueError for settings that cannot work, for missing priors and for a folder that cannot be used.
     """
     _check(settings, "image", "multiview", "video")
     with Run(out, _job("generate", prompt, settings), overwrite=overwrite) as run:
         if not run.scene.exists():
+            if static is not None and static.is_file() and not run.static_scene.exists():
+                with atomic(run.static_scene) as copy:
+                    shutil.copyfile(static, copy)
             _static_stage(run, run.static_scene, prompt, settings)
             _dynamic_stage(run, run.static_scene, prompt, settings)
         return _video(run, settings)
+
+
+def subject_to_4d(
+    prompt: str, subject: str | Path, settings: Preset, out: str | Path, *, subject_prompt: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Both stages with a personalised image model (paper Sec. 3.3). Returns the video.
+
+    subject: a folder of photos, from which the model learns in the run's ``subject/``, or a LoRA that knows the
+    subject. subject_prompt: what the photos show, by default the subject's word and the next one of `prompt`.
+
+    Only the image model gets the LoRA. The others never saw the word of the subject: their prompt goes without it, and
+    what moves is settled by the static scene. Raises ValueError as `text_to_4d` does, and as `personalize` does.
+    """
+    _check(settings, "image", "multiview", "video")
+    _image_folder(settings)
+    plain = without_token(prompt, settings.personalize.token)
+    known = Path(subject) if Path(subject).suffix == ".safetensors" else lora_file(Path(subject))
+    lora = None if known is None else read_lora(known)
+    subject_prompt = subject_prompt or subject_of(prompt, settings.personalize.token)
+    if lora is None:
+        _check_subject(subject, subject_prompt, settings)
+    job = _job("generate", prompt, settings, subject=str(subject), subject_prompt=subject_prompt)
+    with Run(out, job, overwrite=overwrite) as run:
+        if not run.scene.exists():
+            lora = lora or read_lora(personalize(subject, subject_prompt, settings, run.subject))
+            _static_stage(run, run.static_scene, prompt, settings, lora=lora, multiview_prompt=plain)
+            _dynamic_stage(run, run.static_scene, plain, settings)
+        return _video(run, settings)
+
+
+def personalize(
+    photos: str | Path, prompt: str, settings: Preset, out: str | Path, *, class_prompt: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """A LoRA of the image model that knows the subject of a folder of photos as `prompt` says (paper Sec. 3.3).
+
+    class_prompt: what `prompt` says of any such thing, by default without the subject's word. out: the run's folder; or
+    the file, whose run is then in the folder of its name without ``.safetensors``. Returns the file.
+
+    Raises ValueError as `text_to_4d` does, and for photos that are missing or cannot be read.
+    """
+    _check(settings, "image")
+    _image_folder(settings)
+    class_prompt = class_prompt or without_token(prompt, settings.personalize.token)
+    _check_subject(photos, prompt, settings)
+    out = Path(out)
+    named = out.suffix == ".safetensors"
+    job = _job("personalize", prompt, settings, photos=str(photos), class_prompt=class_prompt)
+    with Run(out.with_suffix("") if named else out, job, overwrite=overwrite) as run:
+        target = out if named else run.lora
+        if overwrite or not target.exists():
+            state = _personal_stage(run, photos, prompt, class_prompt, settings)
+            write_lora(target, unet=state.unet, text_encoder=state.text_encoder)
+        return target
 
 
 def image_to_4d(
@@ -96,6 +173,24 @@ def static_scene(prompt: str, settings: Preset, out: str | Path, *, overwrite: b
     with Run(out, _job("static", prompt, settings), overwrite=overwrite) as run:
         if not run.scene.exists():
             _static_stage(run, run.scene, prompt, settings)
+        return _video(run, settings)
+
+
+def mesh_to_4d(
+    prompt: str, file: str | Path, settings: Preset, out: str | Path, *, up: Up = "auto", turn: float = 0.0,
+    overwrite: bool = False,
+) -> Path:
+    """A given model as the static scene, then the dynamic stage (paper Sec. 3.2). Returns the video.
+
+    up, turn: see `meshfile.read_mesh`. Raises ValueError as that and `text_to_4d` do.
+    """
+    _check(settings, "video")
+    mesh = read_mesh(file, up=up, turn=turn)
+    job = _job("generate", prompt, settings, mesh=str(file), mesh_up=up, mesh_turn=turn)
+    with Run(out, job, overwrite=overwrite) as run:
+        if not run.scene.exists():
+            _mesh_stage(run, run.static_scene, mesh, settings)
+            _dynamic_stage(run, run.static_scene, prompt, settings)
         return _video(run, settings)
 
 
@@ -167,8 +262,11 @@ def find_scene(source: str | Path) -> Path:
 
 
 def prompt_of(source: str | Path) -> str:
-    """The prompt of a run, empty for a lone scene file."""
-    return str(read_config(source).get("prompt", "")) if Path(source).is_dir() else ""
+    """The prompt of a run, without the word of a subject, which its image model alone knows; empty for a lone scene
+    file."""
+    config = read_config(source) if Path(source).is_dir() else {}
+    prompt = str(config.get("prompt", ""))
+    return without_token(prompt, str(config["personalize"]["token"])) if "subject" in config else prompt
 
 
 def pick_device(name: str) -> torch.device:
@@ -183,7 +281,10 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device {name!r} is unknown: expected auto, cpu or cuda") from None
 
 
-def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None:
+def _static_stage(
+    run: Run, target: Path, prompt: str, settings: Preset, *, lora: Lora | None = None,
+    multiview_prompt: str | None = None,
+) -> None:
     if target.exists():
         return
     device = pick_device(settings.device)
@@ -193,15 +294,15 @@ def _static_stage(run: Run, target: Path, prompt: str, settings: Preset) -> None
     _resume(run, "static", state)
     shared: Shared = {}
     with fitting("loading the models of the static stage"):
-        image, multiview = _image_prior(settings, device, shared), _multiview_prior(settings, device, shared)
+        image, multiview = _image_prior(settings, device, shared, lora), _multiview_prior(settings, device, shared)
         priors = [prior for prior in (image, multiview) if prior is not None]
-        _encode_prompts(priors, prompt, settings)
+        _encode_prompts(priors, prompt, settings, *filter(None, [multiview_prompt]))
 
     def fit(plan: Plan) -> Iterator[StepReport]:
         _apply(plan, settings, priors)
         return fit_static(
             state, image_prior=image, multiview_prior=multiview, prompt=prompt, negative=settings.negative,
-            settings=settings.static, budget=plan.samples,
+            multiview_prompt=multiview_prompt, settings=settings.static, budget=plan.samples,
         )
 
     _grow(run, target, state, settings, settings.static, priors, fit)
@@ -258,6 +359,33 @@ def _grow(
     scene.save(target)
 
 
+def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
+    if target.exists():
+        return
+    device, chosen = pick_device(settings.device), settings.reconstruct
+    torch.manual_seed(settings.seed)
+    scene = Scene(settings.scene).to(device)
+    state = start(scene, seed=settings.seed, occupancy=OccupancyGrid().to(device))
+    _resume(run, "static", state)
+    behind = parse_colour(settings.output.background) or (1.0, 1.0, 1.0)
+
+    def sheet() -> Any:
+        return still_sheet(
+            scene, lambda time: state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
+            size=min(settings.output.size, 128), samples_per_ray=chosen.samples_per_ray, background=behind,
+        )
+
+    reports = fit_mesh(state, mesh, background=behind, settings=chosen)
+    _train(run, "static", state, reports, chosen.steps, settings, sheet)
+    psnr = similarity(
+        scene, Extent(scene).at, mesh, size=min(settings.output.size, 128), samples_per_ray=chosen.samples_per_ray,
+        light=chosen.light,
+    )
+    run.log("static", chosen.steps, psnr=psnr)
+    _tell(f"the scene is like the model to {psnr:.1f} dB, in views that it was not fitted to")
+    scene.save(target)
+
+
 def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> None:
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
@@ -295,6 +423,64 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
     scene.save(run.scene)
 
 
+def _personal_stage(
+    run: Run, folder: str | Path, prompt: str, class_prompt: str, settings: Preset
+) -> PersonalState:
+    own, device = settings.personalize, pick_device(settings.device)
+    loading = _loading(settings, "image", device)
+    if loading["dtype"] == torch.float16:
+        loading["dtype"] = torch.bfloat16  # in whose range no gradient is lost
+    side = own.resolution
+    with fitting("loading the image model"):
+        prior = StableDiffusion.load(
+            _image_folder(settings), **loading, resolution=None if side is None else (side, side), quick=False
+        )
+    photos = torch.from_numpy(read_photos(folder, min(prior.resolution)))
+    state = start_personal(prior, own, seed=settings.seed)
+
+    def drawn(*prompts: str) -> list[Any]:
+        latents = [draw(state, [words] * own.samples, own, seed=settings.seed) for words in prompts]
+        return [prior.decode(row).cpu().numpy() for row in latents]
+
+    seen = photos[torch.arange(own.samples) % len(photos)].numpy()
+    rows = ("photos", f"before: {class_prompt}", f"now: {class_prompt}", f"before: {prompt}", f"now: {prompt}")
+    before = drawn(class_prompt, prompt) if settings.output.preview_every else []
+    if (drawn_before := run.load_checkpoint("class")) is None:
+        pictures = draw_class(state, class_prompt, own, seed=settings.seed + 1).cpu()
+        run.save_checkpoint("class", len(pictures), {"latents": pictures.contiguous()})
+    else:
+        pictures = drawn_before["latents"]
+
+    def sheet() -> Any:
+        now = drawn(class_prompt, prompt)
+        return contact_sheet([seen, before[0], now[0], before[1], now[1]], rows=rows)
+
+    _resume(run, "personalize", state)
+    reports = fit_personal(
+        state, photos=photos, prompt=prompt, pictures=pictures, class_prompt=class_prompt, settings=own
+    )
+    with fitting("learning the subject"):
+        _train(run, "personalize", state, reports, own.steps, settings, sheet)
+    return state
+
+
+def _check_subject(photos: str | Path, prompt: str, settings: Preset) -> None:
+    """What of a job that personalises can be refused before any work."""
+    for name in ("steps", "photos", "rank", "sampling_steps", "samples"):
+        if (value := getattr(settings.personalize, name)) < 1:
+            raise ValueError(f"--personalize.{name.replace('_', '-')} is {value}, expected at least 1")
+    without_token(prompt, settings.personalize.token)
+    if len(read_photos(photos, 8)) == 1:
+        _tell(f"warning: {photos} has a single photo, whose background and pose will be learned too: 4 to 6 are better")
+
+
+def _image_folder(settings: Preset) -> Path:
+    folder = _folder(settings.priors, "image")
+    if folder is None:
+        raise ValueError("--priors.image is none: a subject needs an image model that learns it")
+    return folder
+
+
 def _downsampling(priors: Iterable[ImagePrior | DeepFloyd | TextToVideo]) -> int:
     autoencoders = [prior.parts.autoencoder for prior in priors if not isinstance(prior, DeepFloyd)]
     return min((autoencoder.downsampling for autoencoder in autoencoders), default=8)
@@ -310,11 +496,13 @@ def _plane_features(scene: Scene) -> int:
     return 0 if scene.hexplane is None else scene.hexplane.width
 
 
-def _encode_prompts(priors: Iterable[ImagePrior | DeepFloyd | TextToVideo], prompt: str, settings: Preset) -> None:
+def _encode_prompts(
+    priors: Iterable[ImagePrior | DeepFloyd | TextToVideo], prompt: str, settings: Preset, *more: str
+) -> None:
     """All that a stage may say to its models, at once, so that their text encoders leave memory."""
     texts = [prior.text if isinstance(prior, DeepFloyd) else prior.parts.text for prior in priors]
     for encoder in {id(text): text for text in texts if text is not None}.values():
-        encoder.prepare(_prompts(prompt, settings))
+        encoder.prepare([*_prompts(prompt, settings), *more])
 
 
 def _prompts(prompt: str, settings: Preset) -> list[str]:
@@ -331,7 +519,7 @@ def _tell(text: str) -> None:
 
 
 def _train(
-    run: Run, stage: str, state: State, reports: Iterable[StepReport], steps: int, settings: Preset,
+    run: Run, stage: str, state: State | PersonalState, reports: Iterable[StepReport], steps: int, settings: Preset,
     sheet: Callable[[], Any],
 ) -> None:
     """Go through `reports` to the end, writing metrics, previews and checkpoints on the way."""
@@ -341,7 +529,8 @@ def _train(
         if due or report.step % output.log_every == 0:
             losses = report.floats()
             if not all(map(math.isfinite, losses.values())):
-                raise ValueError(f"the {stage} stage diverged at step {report.step}: {losses}; lower its guidance")
+                raise ValueError(f"the {stage} stage diverged at step {report.step}: {losses}; lower its guidance or "
+                                 "its learning rate")
             run.log(stage, report.step, **losses)
         if output.preview_every and state.step % output.preview_every == 0:
             write_png(run.preview(stage, state.step), sheet())
@@ -350,7 +539,7 @@ def _train(
             saved = time.monotonic()
 
 
-def _resume(run: Run, stage: str, state: State) -> None:
+def _resume(run: Run, stage: str, state: State | PersonalState) -> None:
     tensors = run.load_checkpoint(stage)
     if tensors is not None:
         state.load_tensors(tensors)
@@ -426,9 +615,20 @@ def _base(priors: PriorSettings, name: _Name) -> Path | None:
     return resolve(priors.base) if priors.base else _folder(priors, "image")
 
 
-def _image_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> StableDiffusion | None:
+def _image_prior(
+    settings: Preset, device: torch.device, shared: Shared | None = None, lora: Lora | None = None
+) -> StableDiffusion | None:
     folder = _folder(settings.priors, "image")
-    return None if folder is None else StableDiffusion.load(folder, **_loading(settings, "image", device, shared))
+    if folder is None:
+        return None
+    own: Shared = {}  # the LoRA may change a text encoder, which other priors shall have as it was
+    prior = StableDiffusion.load(folder, **_loading(settings, "image", device, shared if lora is None else own))
+    if lora is not None:
+        assert prior.parts.text is not None
+        fuse(lora, unet=prior.parts.unet, text_encoder=prior.parts.text.model)
+        if shared is not None:
+            shared.update({key: part for key, part in own.items() if isinstance(part, Autoencoder)})
+    return prior
 
 
 def _multiview_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> MVDream | None:

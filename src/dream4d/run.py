@@ -3,7 +3,8 @@
 ``config.yaml`` reruns the job, ``metrics.jsonl`` has a line for every logged step, ``checkpoints/`` the latest two
 states of each stage, ``previews/`` contact sheets, ``static.safetensors`` the scene between the stages,
 ``scene.safetensors`` the result and ``video.mp4`` a look at it. ``picture.png`` and ``cutout.png`` are what a run from
-a picture goes by.
+a picture goes by. ``pytorch_lora_weights.safetensors`` is the result of personalising; ``subject/`` is the run of that
+inside another.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 _RESULTS = (
     "config.yaml", "metrics.jsonl", "static.safetensors", "scene.safetensors", "sheet.png", "video.mp4", "picture.png",
-    "cutout.png",
+    "cutout.png", "pytorch_lora_weights.safetensors",
 )
-_FOLDERS = ("checkpoints", "previews")
+_FOLDERS = ("checkpoints", "previews", "subject")
 _HARMLESS = ("device", "memory", "priors.chunk")  # a run may go on with another value of these
 
 
@@ -86,6 +87,14 @@ class Run:
     @property
     def video(self) -> Path:
         return self.folder / "video.mp4"
+
+    @property
+    def lora(self) -> Path:
+        return self.folder / "pytorch_lora_weights.safetensors"
+
+    @property
+    def subject(self) -> Path:
+        return self.folder / "subject"
 
     def preview(self, stage: str, step: int) -> Path:
         return self.folder / "previews" / f"{stage}-{step:06d}.png"

@@ -146,6 +146,33 @@ class StaticSettings:
 
 
 @dataclass(frozen=True)
+class ReconstructSettings:
+    """How the static stage takes over a model that is given as a mesh; the paper has no such stage."""
+
+    steps: int = 3000
+    """Steps of the optimiser."""
+    rays: int = 8192
+    """Rays a step."""
+    samples_per_ray: int = 512
+    """Samples along the longest ray through the scene."""
+    light: float = 0.0
+    """How much darker the model is drawn where it faces away from a light above its front, 0 to 1. What has no colours
+    needs some to be seen as a shape."""
+    weight_opacity: float = 0.5
+    """Weight of the squared error of the opacity beside that of the colour."""
+    weight_depth: float = 0.05
+    """Weight of the error of the depth, in scene units, where the model is."""
+    weight_empty: float = 1.0
+    """Weight of the opacity of a sample at random places that the model leaves empty: no specks in the air."""
+    learning_rate_grid: Schedule = Milestones(0.01, at=(2000, 2500))
+    """Learning rate of the feature grid."""
+    learning_rate_mlp: Schedule = Milestones(0.003, at=(2000, 2500))
+    """Learning rate of the MLPs."""
+    occupancy_every: int = 16
+    """Steps between updates of the occupancy grid."""
+
+
+@dataclass(frozen=True)
 class PictureSettings(StaticSettings):
     """How the static stage trains from a picture (paper Sec. 3.3), in place of what it does from a text alone; `views`
     is 1, and `std_rescale` and `flat_background` have no use: each view is predicted on its own, before white."""
@@ -245,6 +272,39 @@ class DynamicSettings:
     """Steps between updates of the occupancy grid."""
     occupancy_times: int = 12
     """Times over which a cell of the occupancy grid takes its largest density."""
+
+
+@dataclass(frozen=True)
+class PersonalizeSettings:
+    """How the image model learns a subject from photos: DreamBooth with a LoRA. The paper gives no numbers; the
+    defaults are for Stable Diffusion."""
+
+    token: str = "sks"
+    """The word that names the subject in prompts; a rare one."""
+    steps: int = 1000
+    """Steps of the optimiser."""
+    photos: int = 1
+    """Photos a step, and as many pictures of its class."""
+    rank: int = 16
+    """Rank of the LoRA's updates."""
+    learning_rate: Schedule = Constant(1e-4)
+    """Learning rate of the UNet's LoRA."""
+    text_encoder: bool = False
+    """Train a LoRA of the text encoder as well."""
+    learning_rate_text: Schedule = Constant(1e-5)
+    """Learning rate of the text encoder's LoRA."""
+    weight_prior: float = 1.0
+    """Weight of the loss that keeps what the model knows of the subject's class (prior preservation)."""
+    class_images: int = 100
+    """Pictures of the class that the model draws for that loss; 0 leaves it out."""
+    sampling_steps: int = 30
+    """Steps of drawing them, and the pictures of the sample sheets."""
+    sampling_guidance: float = 7.5
+    """Scale of their classifier-free guidance."""
+    samples: int = 4
+    """Pictures of each prompt on the sample sheets."""
+    resolution: int | None = None
+    """Height and width to which photos are cropped and scaled; the model's own if None."""
 
 
 @dataclass(frozen=True)

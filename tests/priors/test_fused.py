@@ -71,6 +71,16 @@ def test_a_fused_network_can_still_be_trained(kind):
         torch.testing.assert_close(value.grad, expected.grad, rtol=1e-3, atol=1e-6)
 
 
+def test_wide_attention_keeps_scores_that_half_precision_would_round():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 64, 128, generator=generator) for _ in range(3))
+    query, key, value = 3 * query.half(), key.half(), value.half()  # scores of about 35
+    exact = ((query.double() @ key.double().transpose(1, 2)).softmax(-1)) @ value.double()
+    rounded = (query.double() @ key.double().transpose(1, 2)).half().double().softmax(-1) @ value.double()
+    error = (fused._Attention.apply(query, key, value) - exact).abs().max()
+    assert error < 0.25 * (rounded - exact).abs().max()
+
+
 def test_what_has_no_quick_way_is_left_alone():
     network = unet_2d()
     network.down_blocks[0].resnets[0].output_scale_factor = 2.0

@@ -60,6 +60,7 @@ METRICS = {
     "flicker": Metric("motion", "RGB / frame^2", 4),
     "clip_frames": Metric("motion", digits=3),
     "static_psnr": Metric("static", "dB", 1),
+    "rest_psnr": Metric("static", "dB", 1),
 }
 
 
@@ -186,7 +187,10 @@ def _row(source: str | Path, judge: Judge | None, clip: Clip | None, device: tor
     if clip is not None:
         values |= measure_clip(clip, prompt, scene, extent)
     if static := _static_of(source):
-        values["static_psnr"] = metrics.psnr(seen.ring.rgb, photograph(static.to(device), RING).rgb)
+        before = photograph(static.to(device), RING).rgb
+        values["static_psnr"] = metrics.psnr(seen.ring.rgb, before)
+        scene.deformation = None
+        values["rest_psnr"] = metrics.psnr(photograph(scene, RING).rgb, before)
     return {"run": str(source), "prompt": prompt, "metrics": _known(values), "exact": _known(exact), "read": read}
 
 

@@ -365,10 +365,38 @@ class AttentionOfPixels:
         normal = _norm(attn.group_norm, hidden_states)
         tokens = normal.permute(0, 2, 3, 1).flatten(1, 2)
         query, key, value = attn.to_q(tokens), attn.to_k(tokens), attn.to_v(tokens)
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
-        out = attn.to_out[0](scores.softmax(-1) @ value)
+        seen = _Attention.apply(query * query.shape[-1] ** -0.5, key, value)  # type: ignore[no-untyped-call]
+        out = attn.to_out[0](seen)
         pixels: Tensor = out.unflatten(1, hidden_states.shape[2:]).permute(0, 3, 1, 2)
         return pixels + hidden_states
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(query key^T) value, [b, n, c], with scores in fp32: half precision would round those of 100 to .06."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights = _product(query, key.transpose(1, 2)).softmax(-1).to(query.dtype)
+        ctx.save_for_backward(query, key, value, weights)
+        return weights @ value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, weights = ctx.saved_tensors
+        to_weights = _product(grad, value.transpose(1, 2))
+        to_scores: Tensor = torch.ops.aten._softmax_backward_data(
+            to_weights, weights.to(to_weights.dtype), -1, to_weights.dtype
+        )
+        to_scores = to_scores.to(query.dtype)
+        return to_scores @ key, to_scores.transpose(1, 2) @ query, weights.transpose(1, 2) @ grad
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Of batches of matrices; that of half precision in fp32."""
+    if a.dtype not in (torch.float16, torch.bfloat16):
+        return torch.bmm(a, b)
+    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a.float(), b.float())
 
 
 def _norm(norm: Any, x: Tensor, shift: Tensor | None = None, *, silu: bool = False) -> Tensor:

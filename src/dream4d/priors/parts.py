@@ -56,12 +56,21 @@ class TextEncoder:
         """[b, tokens, channels]; longer prompts are cut at the tokenizer's length."""
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._known:
-                tokens = self.tokenizer(
-                    [prompt], padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length,
-                    return_tensors="pt",
-                )
-                self._known[prompt] = self.model(tokens.input_ids.to(self.model.device)).last_hidden_state[0]
+                self._known[prompt] = self.encode([prompt])[0]
         return torch.stack([self._known[prompt] for prompt in prompts])
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """The same anew, nothing remembered; differentiable, for a model that is trained."""
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        features: Tensor = self.model(tokens.input_ids.to(self.model.device)).last_hidden_state
+        return features
+
+    def forget(self) -> None:
+        """Encode all prompts anew when they come again: the model has changed."""
+        self._known.clear()
 
 
 class Autoencoder:
@@ -239,19 +248,21 @@ def load_parts(
     folder: str | Path, base: str | Path | None = None, *, unet: str = "UNet2DConditionModel",
     kind: str = "an image model", latents: int = 1, device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32, text: bool = True, chunk: int | None = None, shared: Shared | None = None,
+    quick: bool = True,
 ) -> Parts:
     """Parts from `folder`, and those that it lacks from `base`, frozen and in evaluation mode.
 
     unet: the diffusers class that ``unet/config.json`` must name, and kind: what such a model is called in errors.
     latents: how many the UNet sees side by side, 2 if those of a reference image come with the noisy ones.
     text=False leaves tokenizer and text encoder out. chunk: see `Autoencoder`. shared: see `Shared`.
+    quick=False leaves the UNet as diffusers made it, for training.
 
     Raises ValueError where a part is missing, its weights cannot be used, or it belongs to another kind of model.
     """
     with quiet_libraries():
         return _load_parts(
             folder, base, unet=unet, kind=kind, latents=latents, device=device, dtype=dtype, text=text, chunk=chunk,
-            shared={} if shared is None else shared,
+            shared={} if shared is None else shared, quick=quick,
         )
 
 
@@ -287,7 +298,7 @@ def quiet_libraries() -> Iterator[None]:
 
 def _load_parts(
     folder: str | Path, base: str | Path | None, *, unet: str, kind: str, latents: int,
-    device: torch.device | str, dtype: torch.dtype, text: bool, chunk: int | None, shared: Shared,
+    device: torch.device | str, dtype: torch.dtype, text: bool, chunk: int | None, shared: Shared, quick: bool,
 ) -> Parts:
     import diffusers
     import transformers
@@ -299,7 +310,9 @@ def _load_parts(
         raise ValueError(f"{folder}: this is not {kind}: unet/config.json says {network_class}, not {unet}")
     noise = read_json(find_part(folders, "scheduler", "scheduler_config.json") / "scheduler_config.json")
     alpha_bar, prediction = cumulative_alphas(noise).to(device), prediction_type(noise)
-    network = _quick(load_module(getattr(diffusers, unet), unet_folder, device, dtype))
+    network = load_module(getattr(diffusers, unet), unet_folder, device, dtype)
+    if quick:
+        network = _quick(network)
     vae_folder = find_part(folders, "vae", "config.json")
     autoencoder = _load_once(
         shared, (vae_folder.resolve(), chunk, torch.device(device), dtype),

@@ -18,6 +18,17 @@ def sample(
     negative: str = "", steps: int = 30, scale: float = 3.0,
 ) -> Tensor:
     """Images [b, h, w, 3] or videos [b, t, h, w, 3], one a prompt; shape: of a latent, without the batch."""
+    return prior.decode(sample_latents(
+        prior, prompts, cameras, shape, generator=generator, negative=negative, steps=steps, scale=scale
+    ))
+
+
+@torch.no_grad()
+def sample_latents(
+    prior: Prior, prompts: Sequence[str], cameras: Cameras, shape: Sequence[int], *, generator: torch.Generator,
+    negative: str = "", steps: int = 30, scale: float = 3.0,
+) -> Tensor:
+    """`sample` before it is decoded, [b, *shape]."""
     device = prior.alpha_bar.device
     condition = prior.condition(prompts, negative, cameras)
     latents = torch.randn(len(prompts), *shape, generator=generator).to(device)
@@ -27,4 +38,4 @@ def sample(
         noise = classifier_free_guidance(*prior.predict_noise(latents, everywhere, condition), scale)
         clean = remove_noise(latents, noise, prior.alpha_bar[everywhere])
         latents = add_noise(clean, noise, prior.alpha_bar[after.expand(len(prompts))])
-    return prior.decode(latents)
+    return latents

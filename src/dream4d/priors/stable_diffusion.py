@@ -18,13 +18,14 @@ class StableDiffusion(ImagePrior):
     def load(
         cls, folder: str | Path, base: str | Path | None = None, *, resolution: tuple[int, int] | None = None,
         device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, chunk: int | None = None,
-        shared: Shared | None = None,
+        shared: Shared | None = None, quick: bool = True,
     ) -> StableDiffusion:
         """From a local folder in diffusers layout; parts that it lacks come from `base`. shared: see `parts.Shared`.
+        quick: see `parts.load_parts`.
 
         Raises ValueError, see `parts.load_parts`, and where the UNet asks for more than text.
         """
-        parts = load_parts(folder, base, device=device, dtype=dtype, chunk=chunk, shared=shared)
+        parts = load_parts(folder, base, device=device, dtype=dtype, chunk=chunk, shared=shared, quick=quick)
         if (extra := parts.unet.config.class_embed_type) is not None:
             raise ValueError(f"{folder}: this is not an image model: unet/config.json has class_embed_type {extra}")
         return cls(parts, resolution)

@@ -48,7 +48,11 @@ def over(rgba: Tensor, background: Tensor) -> Tensor:
 def draw(toys: Toys, time: Tensor, cameras: Cameras, size: int, *, samples: int = 2) -> Picture:
     """One picture a toy: toys, times and cameras are [b]. `samples` squared rays a pixel for colour, the first of them
     for everything else."""
-    primitives = build(toys, time)
+    return draw_primitives(build(toys, time), cameras, size, samples=samples)
+
+
+def draw_primitives(primitives: Primitives, cameras: Cameras, size: int, *, samples: int = 2) -> Picture:
+    """`draw`, of what `world.build` gave."""
     rays = cameras.rays(size * samples, size * samples)
     distance, slot = _trace(primitives, rays)
     mask = slot >= 0
@@ -77,15 +81,20 @@ def surface_motion(toys: Toys, picture: Picture, time: Tensor) -> Tensor:
 
 def draw_rgba(toys: Toys, time: Tensor, cameras: Cameras, size: int, *, samples: int = 2) -> Tensor:
     """The colour of `draw`, [b, size, size, 4] premultiplied, by the fastest way on the toys' device."""
-    if toys.kind.is_cuda:
+    return draw_primitives_rgba(build(toys, time), cameras, size, samples=samples)
+
+
+def draw_primitives_rgba(primitives: Primitives, cameras: Cameras, size: int, *, samples: int = 2) -> Tensor:
+    """`draw_rgba`, of what `world.build` gave."""
+    if primitives.height.is_cuda:
         from dream4d.toyworld import draw_triton
 
-        return draw_triton.draw_rgba(build(toys, time), cameras, size, samples)
-    if toys.kind.device.type == "cpu":
+        return draw_triton.draw_rgba(primitives, cameras, size, samples)
+    if primitives.height.device.type == "cpu":
         from dream4d.toyworld import draw_cpu
 
-        return draw_cpu.draw_rgba(build(toys, time), cameras, size, samples)
-    return draw(toys, time, cameras, size, samples=samples).rgba
+        return draw_cpu.draw_rgba(primitives, cameras, size, samples)
+    return draw_primitives(primitives, cameras, size, samples=samples).rgba
 
 
 def _affine(matrix: Tensor, points: Tensor) -> Tensor:

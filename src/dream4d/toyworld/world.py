@@ -207,7 +207,7 @@ class Toys:
     def __len__(self) -> int:
         return len(self.kind)
 
-    def __getitem__(self, index: Tensor) -> Toys:
+    def __getitem__(self, index: Tensor | slice) -> Toys:
         return Toys(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     def to(self, device: torch.device | str) -> Toys:

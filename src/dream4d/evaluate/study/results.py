@@ -113,7 +113,7 @@ def judge_raters(votes: Sequence[Vote], asked: Mapping[str, int], misses: int) -
     return raters
 
 
-def wilson(hits: int, of: int) -> tuple[float, float]:
+def wilson(hits: float, of: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927), which holds for small numbers and for shares near 0 and 1."""
     z = 1.959963984540054  # 97.5 % of a normal distribution is below
     share, spread = hits / of, z * z / of
