@@ -99,8 +99,8 @@ BUILTIN = Preset(
     ),
     picture=PictureSettings(
         steps=400, images=Constant(4), resolution=Switch(32, 64, at=100), samples_per_ray=96,
-        reference_resolution=Constant(64),
-        weight_2d=0.1, guidance_2d=10.0,
+        reference_resolution=Constant(64), guidance_2d=10.0,
+        weight_picture=5000.0, weight_mask=500.0,  # at the paper's 500 and 50 the front fades under the image prior
         learning_rate_grid=Milestones(0.02, at=(260, 320, 360)),
         learning_rate_mlp=Milestones(0.005, at=(260, 320, 360)),
     ),
