@@ -62,20 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         before, after = load(settings.device), load(settings.device, lora)
         row = {"photos": whose(photos, subjects, i)}
         shown = [photos[torch.arange(8) % len(photos)]]
-        for label, prompt, prior in (("before", named, before), ("sks", named, after), ("class", plain, after)):
+        for label, prompt, prior in (
+            ("sks before", named, before), ("sks", named, after), ("class before", plain, before),
+            ("class", plain, after),
+        ):
             images = draw(prior, [prompt + VIEWS[k % 4] for k in range(options.pictures)])
             row[label] = whose(images, subjects, i)
             shown.append(images[:8])
         then, now = draw(before, others), draw(after, others)
-        row |= {"judge before": kept(then, others), "judge after": kept(now, others)}
-        row["change"] = (now - then).square().mean().sqrt().item()
+        row |= {"others before": kept(then, others), "others": kept(now, others)}
+        row["change of others"] = (now - then).square().mean().sqrt().item()
         results.append(row)
-        labels = ["photos", f"{named}, before", named, plain]
+        labels = ["photos", f"{named}, before", named, f"{plain}, before", plain]
         write_png(folder / "sheet.png", contact_sheet(torch.stack(shown).clamp(0, 1), rows=labels))
         cells = (f"{v[0]:.2f} {v[1]:.3f}" if isinstance(v, tuple) else f"{v:.3f}" for v in row.values())
         rows.append([str(i), *cells])
-    header = ["subject", "photos", "sks before", "sks", "class", "others before", "others after", "change of others"]
-    print_table(header, rows)
+    print_table(["subject", *results[0]], rows)
     write_json(options.json, {**provenance(settings.device), "settings": numbers, "chance": 1 / options.subjects,
                               "subjects": results})  # fmt: skip
     return 0
