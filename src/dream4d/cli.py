@@ -235,7 +235,7 @@ class Ablate:
     workers: int = 0
     """Processes at a time, spread over the GPUs; 0: one for each GPU, or one."""
     threads: int = 0
-    """CPU threads of each process; 0: torch decides."""
+    """CPU threads of each process; 0: the cores are divided among them."""
     json: bool = False
     """Print the numbers as JSON in place of tables."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
