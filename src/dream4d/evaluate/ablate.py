@@ -92,9 +92,9 @@ def same_static_stage(one: Preset, other: Preset) -> bool:
 def run_all(todo: Sequence[Job], *, workers: int = 0, threads: int = 0) -> Iterator[Outcome]:
     """Make and measure all runs; outcomes come as they are ready.
 
-    workers: processes at a time; 0: one for each GPU, or one. threads: of each on a CPU; 0: the cores are divided, since
-    threads that have to share one wait for each other. A run whose process dies, for want of memory say, is started
-    again, up to `TRIES` times.
+    workers: processes at a time; 0: one for each GPU, or one. threads: of each on a CPU; 0: the cores are divided,
+    since threads that have to share one wait for each other. A run whose process dies, for want of memory say, is
+    started again, up to `TRIES` times.
     """
     gpus = visible_gpus(todo[0].settings.device) if todo else []
     workers = min(workers or max(1, len(gpus)), max(1, len(todo)))
