@@ -19,7 +19,7 @@ from dream4d.priors.parts import Parts
 from dream4d.priors.sampling import sample_latents
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.settings import PersonalizeSettings
-from dream4d.state import StepReport
+from dream4d.state import StepReport, load_moments, moments_of
 
 TOGETHER = 8
 """Pictures that are drawn at a time."""
@@ -40,8 +40,7 @@ class PersonalState:
     def to_tensors(self) -> dict[str, Tensor]:
         """A copy of everything that changes, flat, for safetensors."""
         tensors = {f"lora.{name}": value for name, value in self._parameters().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        tensors |= moments_of(self.optimizer)
         tensors |= {"generator": self.generator.get_state(), "step": torch.tensor(self.step)}
         return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
 
@@ -49,12 +48,7 @@ class PersonalState:
         """Take over what `to_tensors` gave for a state that was started in the same way."""
         for name, parameter in self._parameters().items():
             parameter.data.copy_(tensors[f"lora.{name}"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                moments.setdefault(int(index), {})[key] = value.clone()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        load_moments(self.optimizer, tensors)
         self.generator.set_state(tensors["generator"])
         self.step = int(tensors["step"])
 

@@ -28,8 +28,7 @@ class State:
         """A copy of everything that changes, flat, for safetensors; the frozen part of a scene is left out."""
         tensors = {f"scene.{name}": value for name, value in _trained(self.scene).items()}
         tensors |= {f"occupancy.{name}": value for name, value in self.occupancy.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        tensors |= moments_of(self.optimizer)
         tensors |= {"generator": self.generator.get_state(), "step": torch.tensor(self.step)}
         return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
 
@@ -49,12 +48,7 @@ class State:
             value.data.copy_(saved_value)
         prefix = "occupancy."
         self.occupancy.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        per_parameter: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                per_parameter.setdefault(int(index), {})[key] = value.clone()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": per_parameter})
+        load_moments(self.optimizer, tensors)
         self.generator.set_state(tensors["generator"])
         self.step = int(tensors["step"])
 
@@ -83,6 +77,24 @@ def start(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = None) ->
     """
     grid = (occupancy or OccupancyGrid()).to(next(scene.parameters()).device)
     return State(scene, grid, adamw(scene), torch.Generator().manual_seed(seed))
+
+
+def moments_of(optimizer: AdamW) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter, flat."""
+    return {
+        f"optimizer.{index}.{name}": value
+        for index, values in optimizer.state_dict()["state"].items() for name, value in values.items()
+    }
+
+
+def load_moments(optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
+    """Take over what `moments_of` gave, from among other tensors."""
+    by_parameter: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            by_parameter.setdefault(int(index), {})[key] = value.clone()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": by_parameter})
 
 
 def adamw(module: nn.Module) -> AdamW:
