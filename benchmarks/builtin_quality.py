@@ -24,7 +24,7 @@ import torch
 from report import RESULTS, ROOT, print_table, provenance, write_json
 from torch import Tensor
 
-from dream4d import recipes
+from dream4d import loading, recipes
 from dream4d.evaluate.ablate import visible_gpus
 from dream4d.evaluate.footage import CLIP_FRAMES, CLIPS, GREY, SIZE, STILLS, photograph
 from dream4d.evaluate.toy import drawing, prop_pixels, read
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_all(combinations, options)
     from dream4d.toyworld.judge import Judge
 
-    device = str(recipes.pick_device(options.device))
+    device = str(loading.pick_device(options.device))
     if options.threads:
         torch.set_num_threads(options.threads * options.workers)
     judge = Judge.load(options.judge, device=device)

@@ -16,7 +16,7 @@ import torch
 from report import RESULTS, ROOT, print_table, provenance, write_json
 from torch import Tensor
 
-from dream4d import recipes
+from dream4d import loading, recipes
 from dream4d.evaluate.footage import photograph
 from dream4d.evaluate.metrics import apart
 from dream4d.evaluate.toy import compare, drawing, prop_pixels
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=BUILTIN.static.steps)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(argv)
-    device = str(recipes.pick_device(options.device))
+    device = str(loading.pick_device(options.device))
     combination, judge = parse(options.prompt), Judge.load(device=device)
     for missing in (name for name in ("kind", "colour", "prop") if getattr(combination, name) is None):
         parser.error(f"--prompt {options.prompt!r} names no {missing}")

@@ -17,7 +17,7 @@ import torch
 from report import RESULTS, print_table, provenance, write_json
 from torch import Tensor
 
-from dream4d import recipes
+from dream4d import loading
 from dream4d.cameras import orbit
 from dream4d.distill import VideoPrior, add_noise, classifier_free_guidance, remove_noise
 from dream4d.evaluate.toy import drawing
@@ -31,14 +31,14 @@ AZIMUTH = 20.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--priors", type=Path, default=recipes.BUILTIN_PRIORS, help="folder with video/ and image/")
+    parser.add_argument("--priors", type=Path, default=loading.BUILTIN_PRIORS, help="folder with video/ and image/")
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--timesteps", type=int, nargs="+", default=TIMESTEPS)
     parser.add_argument("--repeats", type=int, default=2, help="draws of the noise that are averaged")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / "motion_signal.json")
     options = parser.parse_args(argv)
-    device = recipes.pick_device(options.device)
+    device = loading.pick_device(options.device)
     prior = TextToVideo.load(options.priors / "video", options.priors / "image", frames=FRAMES, device=device)
     props = (None, *PROPS)
     toys = [Combination(KINDS[i], COLOURS[i], props[i], motion) for i, motion in enumerate(MOTIONS)]

@@ -24,7 +24,7 @@ from unittest.mock import patch
 import torch
 from report import RESULTS, ROOT, commit, print_table, provenance, write_json
 
-from dream4d import dynamic, guidance, recipes, static
+from dream4d import dynamic, guidance, loading, static
 from dream4d.occupancy import OccupancyGrid
 from dream4d.presets import BUILTIN
 from dream4d.priors.mvdream import MVDream
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--priors", type=Path, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    device = str(recipes.pick_device(options.device))
+    device = str(loading.pick_device(options.device))
     if options.inside:
         print(json.dumps(measure(options.cases[0], device, options)))
         return 0
     with ExitStack() as stack:
-        priors, weights = recipes.BUILTIN_PRIORS, "built-in"
+        priors, weights = loading.BUILTIN_PRIORS, "built-in"
         if not has_priors(priors):
             priors, weights = Path(stack.enter_context(tempfile.TemporaryDirectory())), "random"
             save_random_priors(priors)

@@ -17,7 +17,7 @@ import yaml
 from report import RESULTS, ROOT, print_table, provenance, write_json
 from torch import Tensor
 
-from dream4d import recipes
+from dream4d import loading, recipes
 from dream4d.cameras import VIEW_WORDS, orbit
 from dream4d.media import contact_sheet, read_photos, write_png
 from dream4d.presets import BUILTIN, merge
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(device: str, lora: Path | None = None) -> StableDiffusion:
-    prior = StableDiffusion.load(recipes.BUILTIN_PRIORS / "image", device=recipes.pick_device(device))
+    prior = StableDiffusion.load(loading.BUILTIN_PRIORS / "image", device=loading.pick_device(device))
     if lora is not None:
         fuse(read_lora(lora), unet=prior.parts.unet, text_encoder=prior.parts.text.model)
     return prior

@@ -197,7 +197,7 @@ def test_random_priors_have_the_shapes_of_the_built_in_ones(tmp_path):
     assert steps.has_priors(tmp_path)
     numbers = tmp_path / "steps.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps.recipes, "BUILTIN_PRIORS", tmp_path)
+        patch.setattr(steps.loading, "BUILTIN_PRIORS", tmp_path)
         steps.main(["--device", "cpu", "--steps", "1", "--cases", "static_32", "--out", str(numbers)])
     (row,) = json.loads(numbers.read_text())
     assert row["case"] == "static_32"

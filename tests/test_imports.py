@@ -18,6 +18,7 @@ LAYERS = [
     ("priors",),
     ("guidance", "static", "reconstruct", "dynamic", "personalize", "plans"),
     ("toyworld",),
+    ("loading",),
     ("recipes", "doctor", "models"),
     ("evaluate",),
     ("cli",),

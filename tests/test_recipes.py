@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import save_deepfloyd, save_denoiser, save_image_model, save_zero123, unet_2d, unet_3d
 
-from dream4d import recipes
+from dream4d import loading, recipes
 from dream4d.cli import main
 from dream4d.film import Extent
 from dream4d.occupancy import OccupancyGrid
@@ -221,11 +221,11 @@ def test_the_priors_of_a_picture_stand_for_those_of_a_text(pictured, tmp_path, m
     settings, _ = pictured
     cpu = torch.device("cpu")
     without = merge(settings, {"priors": {"image": "none", "multiview": "none", "base": settings.priors.image}})
-    assert recipes._picture_prior("a cat", without, cpu) is None
-    assert recipes._novel_prior(None, 0.0, without, cpu) is None
-    monkeypatch.setattr(recipes, "BUILTIN_PRIORS", tmp_path)
+    assert loading.picture_prior("a cat", without, cpu) is None
+    assert loading.novel_prior(None, 0.0, without, cpu) is None
+    monkeypatch.setattr(loading, "BUILTIN_PRIORS", tmp_path)
     with pytest.raises(ValueError, match=r"lacks the built-in novel prior .* or go without: --priors\.novel none"):
-        recipes._novel_prior(None, 0.0, merge(settings, {"priors": {"novel": "builtin"}}), cpu)
+        loading.novel_prior(None, 0.0, merge(settings, {"priors": {"novel": "builtin"}}), cpu)
 
 
 def test_a_picture_from_nowhere_is_refused(pictured, tmp_path):
@@ -310,7 +310,7 @@ def test_what_cannot_work_is_refused_before_any_file(settings, tmp_path, changes
 
 
 def test_a_missing_builtin_prior_is_one_line(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "BUILTIN_PRIORS", tmp_path)
+    monkeypatch.setattr(loading, "BUILTIN_PRIORS", tmp_path)
     with pytest.raises(ValueError, match="lacks the built-in image prior"):
         recipes.text_to_4d("a cat", merge(settings, {"priors": {"image": "builtin"}}), tmp_path / "run")
 
@@ -424,7 +424,7 @@ def test_only_the_image_model_hears_of_the_subject(learned, settings, tmp_path, 
     assert image.latent_space == multiview.latent_space
     prompt = ["a sks cat is waving"]
     assert not image.parts.text(prompt).equal(multiview.parts.text([seen["multiview_prompt"]]))
-    plain = recipes._image_prior(settings, torch.device("cpu"))
+    plain = loading.image_prior(settings, torch.device("cpu"))
     assert multiview.parts.text(["a cat is waving"]).equal(plain.parts.text(["a cat is waving"]))
     assert not image.parts.text(prompt).equal(plain.parts.text(prompt)), "the text encoder's LoRA is in"
     weights = zip(image.parts.unet.parameters(), plain.parts.unet.parameters(), strict=True)
@@ -462,8 +462,8 @@ def test_builtin_models_share_their_own_parts_whatever_the_image_prior_is(tmp_pa
     save_image_model(tmp_path / "image")
     save_denoiser(tmp_path / "multiview", unet_2d(multiview=True))
     save_denoiser(tmp_path / "video", unet_3d())
-    monkeypatch.setattr(recipes, "BUILTIN_PRIORS", tmp_path)
+    monkeypatch.setattr(loading, "BUILTIN_PRIORS", tmp_path)
     for image in ("none", "builtin", str(tmp_path / "elsewhere")):
         settings = merge(preset("builtin"), {"priors": {"image": image, "video_frames": 2}, "device": "cpu"})
-        assert recipes._multiview_prior(settings, torch.device("cpu")).parts.text is not None
-        assert recipes._video_prior(settings, torch.device("cpu")).parts.text is not None
+        assert loading.multiview_prior(settings, torch.device("cpu")).parts.text is not None
+        assert loading.video_prior(settings, torch.device("cpu")).parts.text is not None

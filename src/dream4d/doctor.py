@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
+from dream4d.loading import BUILTIN_PRIORS, pick_device
 from dream4d.plans import GIB, PLANS, SPARE, WEIGHTS, Plan, choose, dynamic_need, static_need
 from dream4d.presets import PRESETS, Preset
 from dream4d.priors.hub import locate
-from dream4d.recipes import BUILTIN_PRIORS, pick_device
 from dream4d.settings import PriorSettings
 
 PACKAGES = ("dream4d", "torch", "triton", "diffusers", "transformers", "numba", "numpy")

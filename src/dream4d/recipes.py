@@ -12,16 +12,26 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from dream4d.cameras import VIEW_WORDS
 from dream4d.dynamic import fit_dynamic, start_dynamic
 from dream4d.files import atomic
 from dream4d.film import AROUND, ELEVATION, RGB, THROUGHOUT, Channel, Extent, Occupancy, View, film, still_sheet
+from dream4d.loading import (
+    check,
+    how_to_load,
+    image_folder,
+    image_prior,
+    multiview_prior,
+    novel_prior,
+    pick_device,
+    picture_prior,
+    prompts_of,
+    video_prior,
+)
 from dream4d.media import contact_sheet, parse_colour, read_photos, write_png, write_video
 from dream4d.mesh import Mesh
 from dream4d.meshfile import Up, read_mesh
@@ -39,30 +49,18 @@ from dream4d.picture import Picture, copy_picture, read_framed, read_picture
 from dream4d.plans import Frugal, Plan, dynamic_need, fitting, plan_for, static_need, with_plans
 from dream4d.presets import Preset, to_mapping
 from dream4d.priors.adapters import lora_file, write_lora
-from dream4d.priors.catalogue import Role
-from dream4d.priors.deepfloyd import DeepFloyd, in_pixel_space
-from dream4d.priors.errors import ModelError
-from dream4d.priors.hub import resolve
-from dream4d.priors.lora import Lora, fuse, read_lora
-from dream4d.priors.mvdream import MVDream
-from dream4d.priors.parts import Autoencoder, ImagePrior, Shared
+from dream4d.priors.deepfloyd import DeepFloyd
+from dream4d.priors.lora import Lora, read_lora
+from dream4d.priors.parts import ImagePrior, Shared
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
-from dream4d.priors.zero123 import Zero123
 from dream4d.progress import track
 from dream4d.reconstruct import fit_mesh, similarity
 from dream4d.run import Run, read_config
 from dream4d.scene import Scene
-from dream4d.settings import PriorSettings, StaticSettings
+from dream4d.settings import StaticSettings
 from dream4d.state import State, StepReport, start
-from dream4d.static import fit_picture, fit_static, reference_camera, start_static
-
-_Name = Literal["image", "multiview", "video", "novel", "picture"]
-_ROLES: dict[_Name, Role] = {"image": "image", "multiview": "multiview", "video": "video", "novel": "reference",
-                             "picture": "image"}  # fmt: skip
-_STANDS_FOR: dict[_Name, _Name] = {"novel": "multiview", "picture": "image"}
-"""Models of the static stage from a picture, and those in whose place they are."""
-BUILTIN_PRIORS = Path(str(files("dream4d"))) / "data" / "priors"
+from dream4d.static import fit_picture, fit_static, start_static
 
 
 def text_to_4d(
@@ -73,7 +71,7 @@ def text_to_4d(
     static: what the first stage gave a run with the same settings of it; taken in its place if that file is there.
     Raises ValueError for settings that cannot work, for missing priors and for a folder that cannot be used.
     """
-    _check(settings, "image", "multiview", "video")
+    check(settings, "image", "multiview", "video")
     with Run(out, _job("generate", prompt, settings), overwrite=overwrite) as run:
         if not run.scene.exists():
             if static is not None and static.is_file() and not run.static_scene.exists():
@@ -96,8 +94,8 @@ def subject_to_4d(
     Only the image model gets the LoRA. The others never saw the word of the subject: their prompt goes without it, and
     what moves is settled by the static scene. Raises ValueError as `text_to_4d` does, and as `personalize` does.
     """
-    _check(settings, "image", "multiview", "video")
-    _image_folder(settings)
+    check(settings, "image", "multiview", "video")
+    image_folder(settings)
     plain = without_token(prompt, settings.personalize.token)
     known = Path(subject) if Path(subject).suffix == ".safetensors" else lora_file(Path(subject))
     lora = None if known is None else read_lora(known)
@@ -124,8 +122,8 @@ def personalize(
 
     Raises ValueError as `text_to_4d` does, and for photos that are missing or cannot be read.
     """
-    _check(settings, "image")
-    _image_folder(settings)
+    check(settings, "image")
+    image_folder(settings)
     class_prompt = class_prompt or without_token(prompt, settings.personalize.token)
     _check_subject(photos, prompt, settings)
     out = Path(out)
@@ -149,7 +147,7 @@ def image_to_4d(
     that took the picture from the object's front, in degrees. The run keeps its own copy and goes on from that.
     Raises ValueError as `text_to_4d` and `read_picture` do.
     """
-    _check(settings, "novel", "picture", "video")
+    check(settings, "novel", "picture", "video")
     if not -90 < elevation < 90:
         raise ValueError(f"elevation is {elevation}: expected degrees above the horizon, between -90 and 90")
     picture = None
@@ -169,7 +167,7 @@ def image_to_4d(
 
 def static_scene(prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
     """The static stage alone (paper Sec. 3.1). Returns the video. Raises ValueError as `text_to_4d` does."""
-    _check(settings, "image", "multiview")
+    check(settings, "image", "multiview")
     with Run(out, _job("static", prompt, settings), overwrite=overwrite) as run:
         if not run.scene.exists():
             _static_stage(run, run.scene, prompt, settings)
@@ -184,7 +182,7 @@ def mesh_to_4d(
 
     up, turn: see `meshfile.read_mesh`. Raises ValueError as that and `text_to_4d` do.
     """
-    _check(settings, "video")
+    check(settings, "video")
     mesh = read_mesh(file, up=up, turn=turn)
     job = _job("generate", prompt, settings, mesh=str(file), mesh_up=up, mesh_turn=turn)
     with Run(out, job, overwrite=overwrite) as run:
@@ -199,7 +197,7 @@ def animate(source: str | Path, prompt: str, settings: Preset, out: str | Path, 
 
     A scene that moves already gets a new motion. Raises ValueError as `text_to_4d` does.
     """
-    _check(settings, "video")
+    check(settings, "video")
     scene = find_scene(source)
     if Path(out).resolve() == scene.parent.resolve():
         raise ValueError(f"{out} is the run to animate: choose another --out")
@@ -269,18 +267,6 @@ def prompt_of(source: str | Path) -> str:
     return without_token(prompt, str(config["personalize"]["token"])) if "subject" in config else prompt
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU if there is one. Raises ValueError for a device that this machine lacks."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {name}: torch sees no GPU here; use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown: expected auto, cpu or cuda") from None
-
-
 def _static_stage(
     run: Run, target: Path, prompt: str, settings: Preset, *, lora: Lora | None = None,
     multiview_prompt: str | None = None,
@@ -294,7 +280,7 @@ def _static_stage(
     _resume(run, "static", state)
     shared: Shared = {}
     with fitting("loading the models of the static stage"):
-        image, multiview = _image_prior(settings, device, shared, lora), _multiview_prior(settings, device, shared)
+        image, multiview = image_prior(settings, device, shared, lora), multiview_prior(settings, device, shared)
         priors = [prior for prior in (image, multiview) if prior is not None]
         _encode_prompts(priors, prompt, settings, *filter(None, [multiview_prompt]))
 
@@ -319,8 +305,8 @@ def _picture_stage(
     _resume(run, "static", state)
     shared: Shared = {}
     with fitting("loading the models of the static stage"):
-        image = _picture_prior(prompt, settings, device, shared)
-        novel = _novel_prior(picture, elevation, settings, device, shared)
+        image = picture_prior(prompt, settings, device, shared)
+        novel = novel_prior(picture, elevation, settings, device, shared)
         priors = [prior for prior in (image, novel) if prior is not None]
         _encode_prompts(priors, prompt, settings)
 
@@ -394,7 +380,7 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
     state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "dynamic", state)
     with fitting("loading the video model"):
-        video = _video_prior(settings, device)
+        video = video_prior(settings, device)
         _encode_prompts([video], prompt, settings)
 
     def need(plan: Plan) -> float:
@@ -427,13 +413,13 @@ def _personal_stage(
     run: Run, folder: str | Path, prompt: str, class_prompt: str, settings: Preset
 ) -> PersonalState:
     own, device = settings.personalize, pick_device(settings.device)
-    loading = _loading(settings, "image", device)
+    loading = how_to_load(settings, "image", device)
     if loading["dtype"] == torch.float16:
         loading["dtype"] = torch.bfloat16  # in whose range no gradient is lost
     side = own.resolution
     with fitting("loading the image model"):
         prior = StableDiffusion.load(
-            _image_folder(settings), **loading, resolution=None if side is None else (side, side), quick=False
+            image_folder(settings), **loading, resolution=None if side is None else (side, side), quick=False
         )
     photos = torch.from_numpy(read_photos(folder, min(prior.resolution)))
     state = start_personal(prior, own, seed=settings.seed)
@@ -474,13 +460,6 @@ def _check_subject(photos: str | Path, prompt: str, settings: Preset) -> None:
         _tell(f"warning: {photos} has a single photo, whose background and pose will be learned too: 4 to 6 are better")
 
 
-def _image_folder(settings: Preset) -> Path:
-    folder = _folder(settings.priors, "image")
-    if folder is None:
-        raise ValueError("--priors.image is none: a subject needs an image model that learns it")
-    return folder
-
-
 def _downsampling(priors: Iterable[ImagePrior | DeepFloyd | TextToVideo]) -> int:
     autoencoders = [prior.parts.autoencoder for prior in priors if not isinstance(prior, DeepFloyd)]
     return min((autoencoder.downsampling for autoencoder in autoencoders), default=8)
@@ -502,11 +481,7 @@ def _encode_prompts(
     """All that a stage may say to its models, at once, so that their text encoders leave memory."""
     texts = [prior.text if isinstance(prior, DeepFloyd) else prior.parts.text for prior in priors]
     for encoder in {id(text): text for text in texts if text is not None}.values():
-        encoder.prepare([*_prompts(prompt, settings), *more])
-
-
-def _prompts(prompt: str, settings: Preset) -> list[str]:
-    return [settings.negative, prompt, *(f"{prompt}, {words}" for words in VIEW_WORDS)]
+        encoder.prepare([*prompts_of(prompt, settings), *more])
 
 
 def _apply(plan: Plan, settings: Preset, priors: Iterable[Frugal]) -> None:
@@ -565,106 +540,3 @@ def _job(command: str, prompt: str, settings: Preset, **more: Any) -> dict[str, 
     return {"command": command, "prompt": prompt, **more, **to_mapping(settings)}
 
 
-def _check(settings: Preset, *names: _Name) -> None:
-    """What can be refused before any work: the device, and priors that are not there."""
-    pick_device(settings.device)
-    parse_colour(settings.output.background)
-    for name in names:
-        if _folder(settings.priors, name) is not None:
-            _base(settings.priors, name)
-
-
-def _folder(priors: PriorSettings, name: _Name) -> Path | None:
-    """Where the prior `name` is; None for `none`, and where that from a picture stands in for one that is `none`."""
-    chosen: str | None = getattr(priors, name)
-    if name in _STANDS_FOR and getattr(priors, _STANDS_FOR[name]) == "none":
-        return None
-    if chosen == "none" and name != "video":
-        return None
-    if chosen is None:
-        return _folder(priors, _STANDS_FOR[name])
-    if chosen != "builtin":
-        try:
-            return resolve(chosen, _ROLES[name])
-        except ModelError as error:
-            raise ModelError(error.problem, f"--priors.{name} {error}") from error
-    folder = BUILTIN_PRIORS / ("image" if name == "picture" else name)
-    if (folder / "unet" / "config.json").is_file():
-        return folder
-    raise ValueError(
-        f"this installation lacks the built-in {name} prior ({folder}): install dream4d again, or train the priors "
-        f"with python -m dream4d.toyworld.train{', or go without: --priors.novel none' if name == 'novel' else ''}"
-    )
-
-
-def _loading(settings: Preset, name: _Name, device: torch.device, shared: Shared | None = None) -> dict[str, Any]:
-    priors = settings.priors
-    half = device.type == "cuda" if priors.precision == "auto" else priors.precision == "half"
-    dtype = torch.bfloat16 if priors.precision == "bf16" else torch.float16 if half else torch.float32
-    return {"base": _base(priors, name), "device": device, "dtype": dtype, "shared": shared}
-
-
-def _base(priors: PriorSettings, name: _Name) -> Path | None:
-    """Where the prior `name` takes the parts from that its folder lacks."""
-    if name == "picture" and priors.picture is None:
-        return _base(priors, "image")
-    if getattr(priors, name) == "builtin":
-        return BUILTIN_PRIORS / "image"  # whatever the image prior is, these were trained on its latents and its words
-    if name in _STANDS_FOR and not priors.base:
-        return None
-    return resolve(priors.base) if priors.base else _folder(priors, "image")
-
-
-def _image_prior(
-    settings: Preset, device: torch.device, shared: Shared | None = None, lora: Lora | None = None
-) -> StableDiffusion | None:
-    folder = _folder(settings.priors, "image")
-    if folder is None:
-        return None
-    own: Shared = {}  # the LoRA may change a text encoder, which other priors shall have as it was
-    prior = StableDiffusion.load(folder, **_loading(settings, "image", device, shared if lora is None else own))
-    if lora is not None:
-        assert prior.parts.text is not None
-        fuse(lora, unet=prior.parts.unet, text_encoder=prior.parts.text.model)
-        if shared is not None:
-            shared.update({key: part for key, part in own.items() if isinstance(part, Autoencoder)})
-    return prior
-
-
-def _multiview_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> MVDream | None:
-    folder = _folder(settings.priors, "multiview")
-    if folder is None:
-        return None
-    return MVDream.load(folder, **_loading(settings, "multiview", device, shared), views=settings.static.views)
-
-
-def _video_prior(settings: Preset, device: torch.device) -> TextToVideo:
-    folder = _folder(settings.priors, "video")
-    assert folder is not None
-    priors = settings.priors
-    return TextToVideo.load(
-        folder, **_loading(settings, "video", device), frames=priors.video_frames, resolution=priors.video_resolution
-    )
-
-
-def _picture_prior(
-    prompt: str, settings: Preset, device: torch.device, shared: Shared | None = None
-) -> StableDiffusion | DeepFloyd | None:
-    folder = _folder(settings.priors, "picture")
-    if folder is None:
-        return None
-    loading = _loading(settings, "picture", device, shared)
-    if not in_pixel_space(folder):
-        return StableDiffusion.load(folder, **loading)
-    del loading["shared"]
-    return DeepFloyd.load(folder, **loading, prompts=_prompts(prompt, settings))
-
-
-def _novel_prior(
-    picture: Picture, elevation: float, settings: Preset, device: torch.device, shared: Shared | None = None
-) -> Zero123 | None:
-    folder = _folder(settings.priors, "novel")
-    if folder is None:
-        return None
-    camera = reference_camera(elevation, settings.picture)
-    return Zero123.load(folder, **_loading(settings, "novel", device, shared), image=picture.rgb, camera=camera)

@@ -208,8 +208,8 @@ def figure(outcomes: Sequence[Outcome], out: str | Path, *, sentences: int = 3, 
     import numpy as np
 
     from dream4d.evaluate.footage import photograph
+    from dream4d.loading import pick_device
     from dream4d.media import caption, contact_sheet, write_png
-    from dream4d.recipes import pick_device
     from dream4d.scene import Scene
 
     sides, moments = (0.0, 90.0, 180.0, 270.0), (0.2, 0.4, 0.6, 0.8)

@@ -14,8 +14,9 @@ from dream4d.evaluate import metrics, toy
 from dream4d.evaluate.clip import Clip
 from dream4d.evaluate.footage import CLIP_FRAMES, RING, cameras_of, footage, photograph
 from dream4d.film import AROUND, FIXED, Extent
+from dream4d.loading import pick_device
 from dream4d.progress import track
-from dream4d.recipes import find_scene, pick_device, prompt_of
+from dream4d.recipes import find_scene, prompt_of
 from dream4d.render import Render
 from dream4d.run import flatten, read_config
 from dream4d.scene import Scene
