@@ -5,6 +5,7 @@ import torch
 
 from dream4d import recipes
 from dream4d.cameras import orbit
+from dream4d.loading import BUILTIN_PRIORS
 from dream4d.media import write_png
 from dream4d.presets import BUILTIN, merge
 from dream4d.priors.lora import fuse, read_lora
@@ -12,7 +13,6 @@ from dream4d.priors.mvdream import MVDream
 from dream4d.priors.sampling import sample
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
-from dream4d.recipes import BUILTIN_PRIORS
 from dream4d.toyworld.grammar import (
     COLOURS,
     KINDS,

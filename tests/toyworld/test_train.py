@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dream4d.cameras import orbit
+from dream4d.loading import BUILTIN_PRIORS
 from dream4d.priors.zero123 import Zero123
-from dream4d.recipes import BUILTIN_PRIORS
 from dream4d.toyworld import train
 from dream4d.toyworld.networks import image_unet, novel_unet, start_novel_unet
 
