@@ -59,7 +59,7 @@ from dream4d.reconstruct import fit_mesh, similarity
 from dream4d.run import Run, read_config
 from dream4d.scene import Scene
 from dream4d.settings import StaticSettings
-from dream4d.state import State, StepReport, start
+from dream4d.state import State, StepReport
 from dream4d.static import fit_picture, fit_static, start_static
 
 
@@ -273,11 +273,7 @@ def _static_stage(
 ) -> None:
     if target.exists():
         return
-    device = pick_device(settings.device)
-    torch.manual_seed(settings.seed)
-    scene = Scene(settings.scene).to(device)
-    state = start_static(scene, seed=settings.seed, occupancy=OccupancyGrid().to(device))
-    _resume(run, "static", state)
+    device, state = pick_device(settings.device), _start_static(run, settings)
     shared: Shared = {}
     with fitting("loading the models of the static stage"):
         image, multiview = image_prior(settings, device, shared, lora), multiview_prior(settings, device, shared)
@@ -299,10 +295,7 @@ def _picture_stage(
 ) -> None:
     if target.exists():
         return
-    device = pick_device(settings.device)
-    torch.manual_seed(settings.seed)
-    state = start_static(Scene(settings.scene).to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
-    _resume(run, "static", state)
+    device, state = pick_device(settings.device), _start_static(run, settings)
     shared: Shared = {}
     with fitting("loading the models of the static stage"):
         image = picture_prior(prompt, settings, device, shared)
@@ -320,6 +313,15 @@ def _picture_stage(
     _grow(run, target, state, settings, settings.picture, priors, fit)
 
 
+def _start_static(run: Run, settings: Preset) -> State:
+    """A new scene's state, or what a stopped run had of it."""
+    device = pick_device(settings.device)
+    torch.manual_seed(settings.seed)
+    state = start_static(Scene(settings.scene).to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
+    _resume(run, "static", state)
+    return state
+
+
 def _grow(
     run: Run, target: Path, state: State, settings: Preset, stage: StaticSettings,
     priors: Sequence[ImagePrior | DeepFloyd], fit: Callable[[Plan], Iterator[StepReport]],
@@ -334,13 +336,7 @@ def _grow(
 
     reports = with_plans(state, plan_for("static", need, device, settings.memory, _tell), fit, _tell)
 
-    def sheet() -> Any:
-        return still_sheet(
-            scene, lambda time: state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
-            size=min(settings.output.size, 128), samples_per_ray=stage.samples_per_ray,
-            background=parse_colour(settings.output.background),
-        )
-
+    sheet = _preview(state, settings, stage.samples_per_ray, parse_colour(settings.output.background))
     _train(run, "static", state, reports, stage.steps, settings, sheet)
     scene.save(target)
 
@@ -348,20 +344,10 @@ def _grow(
 def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     if target.exists():
         return
-    device, chosen = pick_device(settings.device), settings.reconstruct
-    torch.manual_seed(settings.seed)
-    scene = Scene(settings.scene).to(device)
-    state = start(scene, seed=settings.seed, occupancy=OccupancyGrid().to(device))
-    _resume(run, "static", state)
-    behind = parse_colour(settings.output.background) or (1.0, 1.0, 1.0)
-
-    def sheet() -> Any:
-        return still_sheet(
-            scene, lambda time: state.occupancy, times=(0.0,), azimuths=(0.0, 90.0, 180.0, 270.0),
-            size=min(settings.output.size, 128), samples_per_ray=chosen.samples_per_ray, background=behind,
-        )
-
+    chosen, state = settings.reconstruct, _start_static(run, settings)
+    scene, behind = state.scene, parse_colour(settings.output.background) or (1.0, 1.0, 1.0)
     reports = fit_mesh(state, mesh, background=behind, settings=chosen)
+    sheet = _preview(state, settings, chosen.samples_per_ray, behind)
     _train(run, "static", state, reports, chosen.steps, settings, sheet)
     psnr = similarity(
         scene, Extent(scene).at, mesh, size=min(settings.output.size, 128), samples_per_ray=chosen.samples_per_ray,
@@ -398,15 +384,23 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
 
     reports = with_plans(state, plan_for("dynamic", need, device, settings.memory, _tell), fit, _tell)
 
-    def sheet() -> Any:
-        return still_sheet(
-            scene, lambda time: state.occupancy, times=THROUGHOUT, azimuths=(20.0, 110.0),
-            size=min(settings.output.size, 128), samples_per_ray=settings.dynamic.samples_per_ray,
-            background=parse_colour(settings.output.background),
-        )
-
+    sheet = _preview(
+        state, settings, settings.dynamic.samples_per_ray, parse_colour(settings.output.background), times=THROUGHOUT,
+        azimuths=(20.0, 110.0),
+    )
     _train(run, "dynamic", state, reports, settings.dynamic.steps, settings, sheet)
     scene.save(run.scene)
+
+
+def _preview(
+    state: State, settings: Preset, samples_per_ray: int, background: RGB | None, *,
+    times: Sequence[float] = (0.0,), azimuths: Sequence[float] = (0.0, 90.0, 180.0, 270.0),
+) -> Callable[[], Any]:
+    """Makes a sheet of the scene as it is by then."""
+    return lambda: still_sheet(
+        state.scene, lambda time: state.occupancy, times=times, azimuths=azimuths, size=min(settings.output.size, 128),
+        samples_per_ray=samples_per_ray, background=background,
+    )
 
 
 def _personal_stage(
