@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from dream4d.priors.errors import ModelError
+from dream4d.priors.int8 import SCALE, unpack
 
 _FILE = re.compile(
-    r"(diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>fp16))?(?:-(?P<shard>\d+)-of-(?P<shards>\d+))?"
+    r"(diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>fp16|int8))?(?:-(?P<shard>\d+)-of-(?P<shards>\d+))?"
     r"(?:\.(?P<variant_of_shard>fp16))?\.(?P<kind>safetensors|bin)"
 )
 _AGAIN = "delete it and get it again (dream4d models fetch, or copy it anew)"
@@ -29,7 +30,8 @@ _AGAIN = "delete it and get it again (dream4d models fetch, or copy it anew)"
 
 @dataclass(frozen=True)
 class Weights:
-    """Names of the files of one set of weights, several if it is sharded. variant: `fp16` or None."""
+    """Names of the files of one set of weights, several if it is sharded. variant: `fp16`, `int8` (`priors.int8`)
+    or None."""
 
     names: tuple[str, ...]
     variant: str | None
@@ -38,18 +40,19 @@ class Weights:
 
 def choose_weights(names: Iterable[str], *, half: bool = False) -> Weights | None:
     """The best set of weights among the files of a folder: safetensors before .bin, then full precision before fp16,
-    or the other way round if `half`."""
-    sets: dict[tuple[bool, bool], list[tuple[bool, str]]] = {}
+    or the other way round if `half`, and int8 last."""
+    order = ["fp16", None, "int8"] if half else [None, "fp16", "int8"]
+    sets: dict[tuple[bool, int], list[tuple[bool, str]]] = {}
     for name in sorted(names):
         if match := _FILE.fullmatch(name):
-            fp16 = match["variant"] is not None or match["variant_of_shard"] is not None
-            sets.setdefault((match["kind"] == "bin", fp16 != half), []).append((match["shard"] is not None, name))
+            variant = order.index(match["variant"] or match["variant_of_shard"])
+            sets.setdefault((match["kind"] == "bin", variant), []).append((match["shard"] is not None, name))
     if not sets:
         return None
-    is_bin, other = best = min(sets)
+    is_bin, variant = best = min(sets)
     whole = [name for sharded, name in sets[best] if not sharded]
     files = whole[:1] or [name for _, name in sets[best]]
-    return Weights(tuple(files), "fp16" if other != half else None, not is_bin)
+    return Weights(tuple(files), order[variant], not is_bin)
 
 
 def find_weights(folder: Path, *, half: bool = False) -> Weights:
@@ -125,7 +128,8 @@ class _Ignored:
 
 
 def read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """The tensors of a single file: safetensors, a bare state dict, or one under ``state_dict`` beside other things.
+    """The tensors of a single file: safetensors, a bare state dict, or one under ``state_dict`` beside other things;
+    of int8 weights what they stand for.
 
     Training programs pickle objects of their own beside the weights: those become empty stand-ins, and the code that
     they name is neither imported nor run. Tensors are mapped from the file where its format allows.
@@ -136,7 +140,7 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(file)
+        return unpack(load_file(file))
     stand_ins: list[Any] = [(_Ignored, name) for name in unknown_globals(file)]
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
@@ -170,7 +174,7 @@ def tensor_names(folder: Path) -> list[str]:
             from safetensors import safe_open
 
             with safe_open(file, framework="pt") as opened:
-                names.extend(opened.keys())
+                names.extend(name for name in list(opened.keys()) if not name.endswith(SCALE))
         else:
             names.extend(read_checkpoint(file))
     return names
@@ -192,6 +196,10 @@ def load_module(cls: Any, folder: Path, device: torch.device | str, dtype: torch
     weights = find_weights(folder, half=dtype == torch.float16)
     check_weights(folder, weights)
     try:
+        if weights.variant == "int8":
+            model = cls.from_config(cls.load_config(folder, local_files_only=True))
+            model.load_state_dict(read_folder(folder))
+            return model.to(dtype).requires_grad_(False).eval().to(device)
         model, report = cls.from_pretrained(
             folder, local_files_only=True, use_safetensors=weights.safetensors, variant=weights.variant, dtype=dtype,
             output_loading_info=True,

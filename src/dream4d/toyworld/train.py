@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
@@ -26,11 +26,13 @@ from dream4d.cameras import Cameras, orbit
 from dream4d.distill import add_noise
 from dream4d.files import atomic
 from dream4d.media import contact_sheet, write_png
+from dream4d.priors import int8
 from dream4d.priors.mvdream import MVDream, multiview_attention
 from dream4d.priors.parts import Autoencoder, cumulative_alphas
 from dream4d.priors.sampling import sample
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
+from dream4d.priors.weights import read_checkpoint
 from dream4d.priors.zero123 import POSE, PROJECTIONS, Zero123, embed, pose_between
 from dream4d.toyworld import networks
 from dream4d.toyworld.curves import loss_curves
@@ -222,7 +224,7 @@ def train_image(shop: Workshop) -> Finish:
         networks.scheduler("image").save_pretrained(folder / "scheduler")
         words.save_pretrained(folder / "tokenizer")
         _save(text, folder / "text_encoder")
-        _save(unet, folder / "unet")
+        int8.save(unet, folder / "unet")
         prompts = [sentence(c) for c in evaluation_combinations(shop.sizes.sheet_prompts)]
         views = [", front view", ", side view", ", back view", ""]
         prior = StableDiffusion.load(folder, device=shop.device)
@@ -246,7 +248,7 @@ def train_multiview(shop: Workshop) -> Finish:
 
     def finish() -> None:
         networks.scheduler("multiview").save_pretrained(folder / "scheduler")
-        _save(unet, folder / "unet")
+        int8.save(unet, folder / "unet")
         prompts = [sentence(c) for c in evaluation_combinations(shop.sizes.sheet_prompts)][::2]
         prior = MVDream.load(folder, base, views=VIEWS, device=shop.device)
         azimuth = (20 + 360 / VIEWS * torch.arange(VIEWS)).repeat(len(prompts))
@@ -272,7 +274,7 @@ def train_video(shop: Workshop) -> Finish:
     def finish() -> None:
         networks.scheduler("video").save_pretrained(folder / "scheduler")
         _save(text, folder / "text_encoder")
-        _save(unet, folder / "unet")
+        int8.save(unet, folder / "unet")
         shown = evaluation_combinations(shop.sizes.sheet_prompts)[: len(MOTIONS)]
         prompts = [sentence(c) + view for c in shown for view in (", front view", ", side view")]
         prior = TextToVideo.load(folder, base, frames=FRAMES, device=shop.device)
@@ -343,7 +345,7 @@ def train_novel(shop: Workshop) -> Finish:
         with atomic(folder / PROJECTIONS[0] / "diffusion_pytorch_model.safetensors") as file:
             tensors = {f"proj.{name}": tensor.contiguous().cpu() for name, tensor in projection.state_dict().items()}
             save_file(tensors, file, metadata={"format": "pt"})
-        _save(unet, folder / "unet")
+        int8.save(unet, folder / "unet")
         _novel_sheet(shop, folder, base)
 
     return finish
@@ -508,7 +510,7 @@ def _start(shop: Workshop, network: Any, part: str) -> None:
     if shop.initial is None:
         return
     for file in (shop.initial / part).glob("*.safetensors"):
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()}, strict=False)
+        network.load_state_dict({name: tensor.float() for name, tensor in read_checkpoint(file).items()}, strict=False)
 
 
 def _autoencoder(shop: Workshop) -> Autoencoder:
