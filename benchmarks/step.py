@@ -1,8 +1,8 @@
 """Time and memory of whole training steps with the paper's networks, full-size with random weights, by memory plan.
 
 A step is that of `fit_static` or `fit_dynamic` with preset `paper`, from a soft blob that learning rates of 0 leave as
-it is: all steps have the same work. A case's suffix is the memory plan: none for `paper`, `_balanced`, `_lowmem`. The
-text encoder is not there; a stage has no use for it once its prompts are known. Goals are for one H200.
+it is: all steps have the same work. A case's suffix is the memory plan: none for `paper`, `_balanced`, `_lowmem`,
+`_minimal`. The text encoder is not there; a stage has no use for it once its prompts are known. Goals are for one H200.
 """
 
 from __future__ import annotations

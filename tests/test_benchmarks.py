@@ -279,7 +279,7 @@ def test_steps_are_timed_by_every_plan(tmp_path):
     assert step.main([*arguments, "--cases", "step_static_64*", "step_dynamic*", "--out", str(out)]) == 0
     rows = {row["case"]: row for row in json.loads(out.read_text())}
     assert list(rows) == [
-        f"step_{stage}{plan}" for stage in ("static_64", "dynamic") for plan in ("", "_balanced", "_lowmem")
+        f"step_{stage}{plan}" for stage in ("static_64", "dynamic") for plan in ("", "_balanced", "_lowmem", "_minimal")
     ]
     for stage in ("static_64", "dynamic"):
         row, small = rows[f"step_{stage}"], rows[f"step_{stage}_lowmem"]

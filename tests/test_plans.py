@@ -24,7 +24,7 @@ from dream4d.schedules import Constant
 from dream4d.settings import StaticSettings
 from dream4d.static import fit_static, start_static
 
-WHOLE, _, LOWMEM = PLANS
+WHOLE, _, LOWMEM, _ = PLANS
 SETTINGS = StaticSettings(
     steps=6, images=Constant(4), resolution=Constant(8), samples_per_ray=32, guidance_3d=1, occupancy_every=2
 )
@@ -38,7 +38,7 @@ def steps_of(state, fails_at=None, plan=WHOLE, told=None):
     class Prior(GaussianPrior):
         def predict_noise(self, *arguments):
             used.append((state.step, now[0].name))
-            if state.step == fails_at and now[0] is not LOWMEM:
+            if state.step == fails_at and now[0] is not PLANS[-1]:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB")
             return super().predict_noise(*arguments)
 
@@ -109,8 +109,8 @@ def test_the_smallest_plan_may_fail_and_says_what_to_do():
         raise torch.cuda.OutOfMemoryError
         yield
 
-    with pytest.raises(ValueError, match="at step 0 with the smallest memory plan, lowmem: close other programs"):
-        list(with_plans(state, LOWMEM, start, lambda _: None))
+    with pytest.raises(ValueError, match="at step 0 with the smallest memory plan, minimal: close other programs"):
+        list(with_plans(state, PLANS[-1], start, lambda _: None))
 
 
 def test_other_errors_stay_what_they_are():
@@ -127,9 +127,9 @@ def test_other_errors_stay_what_they_are():
 
 
 def test_the_fastest_plan_that_fits_is_chosen():
-    needs = dict(zip(PLANS, (30 * GIB, 12 * GIB, 5 * GIB), strict=True)).__getitem__
-    names = [choose(needs, free * GIB).name for free in (80, 32, 16, 8, 2)]
-    assert names == ["paper", "balanced", "balanced", "lowmem", "lowmem"]
+    needs = dict(zip(PLANS, (30 * GIB, 12 * GIB, 5 * GIB, 4 * GIB), strict=True)).__getitem__
+    names = [choose(needs, free * GIB).name for free in (80, 32, 16, 8, 4.5, 2)]
+    assert names == ["paper", "balanced", "balanced", "lowmem", "minimal", "minimal"]
     cpu = torch.device("cpu")
     assert free_memory(cpu) == float("inf")
     assert plan_for("static", needs, cpu, "auto", print) is WHOLE

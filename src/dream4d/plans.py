@@ -50,7 +50,8 @@ class Plan:
 PLANS = (
     Plan("paper", BUDGET, None, False, "everything at once, the fastest"),
     Plan("balanced", BUDGET, 4, False, "the autoencoder in parts, of which the backward pass runs each again"),
-    Plan("lowmem", 2**20, 4, True, "all in small parts, which the backward pass computes again"),
+    Plan("lowmem", 2**21, 4, True, "all in small parts, which the backward pass computes again"),
+    Plan("minimal", 2**20, 2, True, "all in the smallest parts that pay"),
 )
 """From the fastest to the smallest."""
 

@@ -35,9 +35,9 @@ class Preset:
     """Where all randomness starts."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
-    memory: Literal["auto", "paper", "balanced", "lowmem"] = "auto"
-    """How much of a step is computed at a time: `paper` is the fastest, `lowmem` takes the same step with the least
-    memory, `auto` is the fastest that fits."""
+    memory: Literal["auto", "paper", "balanced", "lowmem", "minimal"] = "auto"
+    """How much of a step is computed at a time: `paper` is the fastest, `balanced`, `lowmem` and `minimal` take the same
+    step with less and less memory, `auto` is the fastest that fits."""
     negative: str = (
         "blurry, low quality, low resolution, noisy, jpeg artifacts, oversaturated, overexposed, underexposed, "
         "cropped, out of frame, watermark, text, signature, deformed, extra limbs, several heads, ugly"

@@ -45,13 +45,13 @@ def made(monkeypatch):
     """What was made, in order; every run has a scene afterwards and scores 1, with seed 1 it scores 0."""
     calls = []
 
-    def text_to_4d(prompt, settings, folder, *, static=None):
-        calls.append((folder.parent.name, prompt, settings.seed, static is not None and static.is_file()))
+    def text_to_4d(prompt, settings, out, *, static=None):
+        calls.append((out.parent.name, prompt, settings.seed, static is not None and static.is_file()))
         if prompt == "a broken cat":
             raise ValueError("the static stage diverged\nat step 3")
-        folder.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         for name in ("static", "scene"):
-            (folder / f"{name}.safetensors").touch()
+            (out / f"{name}.safetensors").touch()
 
     def evaluate(sources, *, device):
         (source,) = sources

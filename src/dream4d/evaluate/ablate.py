@@ -13,11 +13,12 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -36,7 +37,8 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One run. static: a scene file; the static stage takes that instead of training, if it is there by then."""
+    """One run. static: a scene file; the static stage takes that instead of training, if it is there by then. recipe:
+    in place of `recipes.text_to_4d`; it is called with prompt, settings and out."""
 
     variant: str
     prompt: str
@@ -44,6 +46,7 @@ class Job:
     folder: Path
     settings: Preset
     static: Path | None = None
+    recipe: Callable[..., Any] | None = None
 
     @property
     def log(self) -> Path:
@@ -165,7 +168,8 @@ def _work(job: Job) -> Outcome:
     with job.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             started = time.monotonic()
-            recipes.text_to_4d(job.prompt, job.settings, job.folder, static=job.static)
+            recipe = job.recipe or partial(recipes.text_to_4d, static=job.static)
+            recipe(prompt=job.prompt, settings=job.settings, out=job.folder)
             print(f"made in {time.monotonic() - started:.1f} s")
             return Outcome(job, measured(job.folder, job.settings.device))
         except Exception as error:
