@@ -25,7 +25,17 @@ from typing import Any
 
 import torch
 from field import measure_ceilings, print_kernels, timed
-from networks import FRAMES, TOKENS, VIEWS, autoencoder, image_unet, video_unet, width
+from networks import (
+    FRAMES,
+    TOKENS,
+    VIEWS,
+    autoencoder,
+    image_unet,
+    pixel_unet,
+    reference_unet,
+    video_unet,
+    width,
+)
 from report import RESULTS, print_table, provenance
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -105,6 +115,12 @@ def cases() -> dict[str, Case]:
         "encode_clip_by_4": Case(autoencoder, encoding(FRAMES, 320, 576, 4), VAE_MODES),
         "encode_clip_by_1": Case(autoencoder, encoding(FRAMES, 320, 576, 1), VAE_MODES),
         "decode_clip": Case(autoencoder, decode_call, VAE_MODES),
+        "zero123_unet": Case(
+            reference_unet, partial(image_call, images=12, size=32, channels=8, tokens=1, features=768), UNET_MODES
+        ),
+        "deepfloyd_unet": Case(
+            pixel_unet, partial(image_call, images=12, channels=3, features=4096), ("fp16", "fp16+fused", "fp16+graph")
+        ),
     }
 
 
@@ -159,13 +175,14 @@ def measure(
 
 
 def image_call(
-    unet: Any, device: torch.device, dtype: torch.dtype, tiny: bool, graph: bool, size: int = 64, camera: bool = False
+    unet: Any, device: torch.device, dtype: torch.dtype, tiny: bool, graph: bool, *, images: int = 2 * VIEWS,
+    size: int = 64, camera: bool = False, channels: int = 4, tokens: int = TOKENS, features: int = 1024,
 ) -> Callable[[], Tensor]:
-    """Both predictions of guidance for 8 images."""
-    batch, size = (2 * VIEWS, 8) if tiny else (16, size)
-    noisy = torch.randn(batch, 4, size, size, device=device).to(dtype)
+    """Both predictions of guidance. tokens, features: of the text, or of what is in its place."""
+    batch, size, features = (2 * VIEWS, 8, width(tiny)) if tiny else (2 * images, size, features)
+    noisy = torch.randn(batch, channels, size, size, device=device).to(dtype)
     timestep = torch.full((batch,), 500, device=device)
-    text = torch.randn(batch, TOKENS, width(tiny), device=device).to(dtype)
+    text = torch.randn(batch, tokens, features, device=device).to(dtype)
     labels = torch.randn(batch, 16, device=device).to(dtype) if camera else None
     return _unet_call(unet, (noisy, timestep, text, labels), graph)
 

@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dream4d.cameras import orbit
+from dream4d.priors.deepfloyd import DeepFloyd, PromptFeatures
 from dream4d.priors.mvdream import MVDream, multiview_attention
 from dream4d.priors.parts import Autoencoder, Parts, cumulative_alphas, quiet_libraries
 from dream4d.priors.stable_diffusion import StableDiffusion
 from dream4d.priors.text_to_video import TextToVideo
+from dream4d.priors.zero123 import POSE, Reference, Zero123
 
 TOKENS, VIEWS, FRAMES = 77, 4, 24
 SCHEDULE = {
@@ -29,12 +32,29 @@ UNET_2D = {
     "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024,
     "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True,
 }  # fmt: skip
+UNET_REFERENCE = {
+    "sample_size": 32, "in_channels": 8, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}  # fmt: skip
+UNET_PIXELS = {
+    "sample_size": 64, "in_channels": 3, "out_channels": 6, "block_out_channels": (704, 1408, 2112, 2816),
+    "layers_per_block": 3, "attention_head_dim": 64, "cross_attention_dim": 2816, "encoder_hid_dim": 4096,
+    "down_block_types": ("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": (*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"), "act_fn": "gelu",
+    "addition_embed_type": "text", "addition_embed_type_num_heads": 64, "cross_attention_norm": "group_norm",
+    "resnet_time_scale_shift": "scale_shift", "time_embedding_act_fn": "gelu",
+}  # fmt: skip
 UNET_3D = {"sample_size": 32, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024}
 VAE = {
     "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4, "latent_channels": 4,
 }  # fmt: skip
 TINY_UNET = {"sample_size": 8, "block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 16, "layers_per_block": 1}
+TINY_PIXELS = {
+    "sample_size": 8, "block_out_channels": (32, 32, 64, 64), "layers_per_block": 1, "cross_attention_dim": 64,
+    "attention_head_dim": 16, "encoder_hid_dim": 16, "addition_embed_type_num_heads": 4,
+}  # fmt: skip
 TINY_VAE = VAE | {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
 
 
@@ -53,6 +73,21 @@ def image_unet(device: torch.device, dtype: torch.dtype, *, tiny: bool = False, 
     if multiview:
         multiview_attention(unet, VIEWS)
     return unet
+
+
+def reference_unet(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Any:
+    """zero123-xl's, which sees the latents of a picture beside the noisy ones."""
+    from diffusers import UNet2DConditionModel
+
+    config = UNET_REFERENCE | TINY_UNET | {"attention_head_dim": 2} if tiny else UNET_REFERENCE
+    return _build(UNet2DConditionModel, config, device, dtype)
+
+
+def pixel_unet(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Any:
+    """DeepFloyd IF's of the first stage, XL."""
+    from diffusers import UNet2DConditionModel
+
+    return _build(UNet2DConditionModel, UNET_PIXELS | TINY_PIXELS if tiny else UNET_PIXELS, device, dtype)
 
 
 def video_unet(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Any:
@@ -94,6 +129,24 @@ def video_prior(device: torch.device, dtype: torch.dtype, tiny: bool) -> TextToV
     vae = Autoencoder(autoencoder(device, dtype, tiny=tiny))
     parts = _parts(video_unet(device, dtype, tiny=tiny), vae, device, dtype, tiny)
     return TextToVideo(parts, 3 if tiny else FRAMES, _size(320, 576, tiny))
+
+
+def picture_priors(device: torch.device, dtype: torch.dtype, tiny: bool) -> tuple[DeepFloyd, Zero123]:
+    """Of Sec. 3.3, at 64x64 pixels and at 256x256, or tiny ones at 8x8 and 32x32; of a picture of noise."""
+    unet = pixel_unet(device, dtype, tiny=tiny)
+    features = unet.config.encoder_hid_dim
+    words = PromptFeatures({}, lambda prompts: [torch.randn(TOKENS, features) for _ in prompts])
+    alpha_bar = cumulative_alphas(SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"}).to(device)
+    image = DeepFloyd(unet, alpha_bar, words)
+    vae = Autoencoder(autoencoder(device, dtype, tiny=tiny))
+    parts = _parts(reference_unet(device, dtype, tiny=tiny), vae, device, dtype, tiny)
+    channels, (height, wide) = parts.unet.config.cross_attention_dim, _size(256, 256, tiny)
+    projection = torch.randn(channels, channels + POSE, device=device) / channels, torch.zeros(channels, device=device)
+    camera = orbit(*torch.tensor([[0.0], [0.0], [3.8], [20.0]]))
+    seen = Reference(
+        torch.randn(1, 4, height // 8, wide // 8, device=device), torch.randn(1, channels, device=device), camera
+    )
+    return image, Zero123(parts, projection, seen, (height, wide))
 
 
 def _size(height: int, width: int, tiny: bool) -> tuple[int, int]:

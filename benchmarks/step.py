@@ -20,14 +20,16 @@ from typing import Any
 
 import torch
 from field import BLOBS, DEFORMATION, timed
-from networks import static_priors, video_prior
+from networks import picture_priors, static_priors, video_prior
 from report import RESULTS, print_table, provenance
 from steps import PARTS, stopwatches, take
 
 from dream4d import dynamic, static
 from dream4d.occupancy import OccupancyGrid
+from dream4d.picture import Picture
 from dream4d.plans import PLANS, Plan, dynamic_need, plan_named, static_need
 from dream4d.presets import PAPER
+from dream4d.priors.deepfloyd import DeepFloyd
 from dream4d.priors.fused import fuse
 from dream4d.priors.parts import ImagePrior
 from dream4d.priors.text_to_video import TextToVideo
@@ -37,7 +39,7 @@ from dream4d.settings import DeformationShape, SceneShape
 from dream4d.state import State, StepReport
 
 PROMPT = "a red cat wearing a top hat is waving"
-STAGES = ("step_static_64", "step_static_256", "step_dynamic")
+STAGES = ("step_static_64", "step_static_256", "step_dynamic", "step_picture_64", "step_picture_256")
 GOALS = {  # ms and GiB on an H200; a plan in parts may take 1.35 times as long
     "step_static_64": (120, None), "step_static_256": (130, None), "step_dynamic": (430, None),
     "step_static_64_lowmem": (162, 8), "step_static_256_lowmem": (175, 8), "step_dynamic_lowmem": (580, 10),
@@ -48,7 +50,7 @@ OCCUPANCY = 16
 """Steps between updates of the occupancy grid: so many are timed, or a multiple."""
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
-Prior = ImagePrior | TextToVideo
+Prior = ImagePrior | TextToVideo | DeepFloyd
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,13 @@ def load(kind: str, device: torch.device, options: argparse.Namespace) -> list[P
     dtype = DTYPES[options.dtype]
     priors: list[Prior] = (
         [video_prior(device, dtype, options.tiny)] if kind == "dynamic"
+        else list(picture_priors(device, dtype, options.tiny)) if kind == "picture"
         else list(static_priors(device, dtype, options.tiny))
     )  # fmt: skip
     if device.type == "cuda" and not options.eager:
-        networks = [network for prior in priors for network in (prior.parts.unet, prior.parts.autoencoder.vae)]
+        parts = [prior.parts for prior in priors if not isinstance(prior, DeepFloyd)]
+        networks = [network for part in parts for network in (part.unet, part.autoencoder.vae)]
+        networks += [prior.unet for prior in priors if isinstance(prior, DeepFloyd)]
         for network in {id(network): network for network in networks}.values():
             fuse(network)
     return priors
@@ -137,7 +142,7 @@ def measure(name: str, priors: list[Prior], device: torch.device, options: argpa
         "case": name, "device": about["device"], "torch": torch.__version__, "commit": about["commit"],
         "date": about["date"], "dtype": options.dtype, "eager": options.eager,
         "images": plan.images, "samples": plan.samples, "tiny": options.tiny, "limit_gib": options.limit,
-        "official_ms": OFFICIAL[stage],
+        "official_ms": OFFICIAL.get(stage),
     }  # fmt: skip
     row["goal_ms"], row["goal_gib"] = GOALS.get(name, (None, None))
     gc.collect()
@@ -183,6 +188,8 @@ def prepare(
     if stage == "step_dynamic":
         return dynamic_work(scene, priors, plan, device, steps, samples, tiny)
     size = int(stage.rpartition("_")[2])
+    if stage.startswith("step_picture"):
+        return picture_work(scene, priors, plan, device, steps, samples, size // 8 if tiny else size, tiny)
     images, size = 8 if size == 64 else 4, size // 8 if tiny else size
     settings = replace(
         PAPER.static, steps=steps, images=Constant(images), resolution=Constant(size), samples_per_ray=samples,
@@ -194,6 +201,26 @@ def prepare(
         state, image_prior=image, multiview_prior=multiview, prompt=PROMPT, settings=settings, budget=plan.samples
     )  # fmt: skip
     return Work(state, reports, static, static_need(plan, settings, sizes))
+
+
+def picture_work(
+    scene: Scene, priors: list[Prior], plan: Plan, device: torch.device, steps: int, samples: int, size: int, tiny: bool
+) -> Work:
+    """Of Sec. 3.3: 12 images at first, of 64x64, 4 in the end, of 256x256, and the reference view at twice the size."""
+    noise = torch.rand(64, 64, 4, generator=torch.Generator().manual_seed(0))
+    picture = Picture(noise[..., :3], noise[..., 3], "chance")
+    settings = replace(
+        PAPER.picture, steps=steps, images=Constant(12 if size in (64, 8) else 4), resolution=Constant(size),
+        reference_resolution=Constant(2 * size), samples_per_ray=samples, learning_rate_grid=Constant(0),
+        learning_rate_mlp=Constant(0), occupancy_every=OCCUPANCY,
+    )  # fmt: skip
+    state = static.start_static(scene, seed=0, occupancy=OccupancyGrid().to(device))
+    image, novel = priors
+    reports = static.fit_picture(
+        state, picture=picture, elevation=0.0, image_prior=image, novel_prior=novel, prompt=PROMPT, settings=settings,
+        budget=plan.samples,
+    )  # fmt: skip
+    return Work(state, reports, static, static_need(plan, settings, [prior.resolution for prior in priors]))
 
 
 def dynamic_work(

@@ -264,7 +264,7 @@ def test_guidance_is_timed_in_every_mode(tmp_path, monkeypatch, capsys):
     modes = ["fp32", "fp32+fused", "fp32+graph"]
     assert guidance.main([*arguments, "--cases", "*unet", "encode_8x256", "decode*", "--modes", *modes]) == 0
     rows = json.loads(out.read_text())
-    assert [row["mode"] for row in rows] == 5 * modes
+    assert [row["mode"] for row in rows] == 7 * modes
     assert all(row["finite"] and row["ms"] > 0 and row["tflop"] >= 0 and row["limit_ms"] > 0 for row in rows)
     assert guidance.main([*arguments, "--cases", "encode_clip", "--modes", "fp32", "fp32+magic"]) == 1
     assert "unknown in a mode: {'magic'}" in capsys.readouterr().out
@@ -276,11 +276,11 @@ def test_steps_are_timed_by_every_plan(tmp_path):
 
     out = tmp_path / "step.json"
     arguments = ["--tiny", "--device", "cpu", "--dtype", "fp32", "--steps", "1", "--warm-up", "1", "--parts"]
-    assert step.main([*arguments, "--cases", "step_static_64*", "step_dynamic*", "--out", str(out)]) == 0
+    cases = "step_static_64*", "step_dynamic*", "step_picture_64*"
+    assert step.main([*arguments, "--cases", *cases, "--out", str(out)]) == 0
     rows = {row["case"]: row for row in json.loads(out.read_text())}
-    assert list(rows) == [
-        f"step_{stage}{plan}" for stage in ("static_64", "dynamic") for plan in ("", "_balanced", "_lowmem", "_minimal")
-    ]
+    plans = ("", "_balanced", "_lowmem", "_minimal")
+    assert list(rows) == [f"step_{stage}{plan}" for stage in ("static_64", "dynamic", "picture_64") for plan in plans]
     for stage in ("static_64", "dynamic"):
         row, small = rows[f"step_{stage}"], rows[f"step_{stage}_lowmem"]
         assert small["losses"] == pytest.approx(row["losses"], rel=0.05), "the same steps"
@@ -296,3 +296,5 @@ def test_the_networks_are_as_large_as_the_papers():
     nets = *unets, networks.autoencoder(*where)
     sizes = [round(sum(p.numel() for p in net.parameters()) / 1e6) for net in nets]
     assert sizes == [866, 868, 1411, 84]
+    pictures = networks.reference_unet(*where), networks.pixel_unet(*where)
+    assert [round(sum(p.numel() for p in net.parameters()) / 1e6) for net in pictures] == [860, 4305]
