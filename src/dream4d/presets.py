@@ -36,8 +36,8 @@ class Preset:
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     memory: Literal["auto", "paper", "balanced", "lowmem", "minimal"] = "auto"
-    """How much of a step is computed at a time: `paper` is the fastest, `balanced`, `lowmem` and `minimal` take the same
-    step with less and less memory, `auto` is the fastest that fits."""
+    """How much of a step is computed at a time: `paper` is the fastest; `balanced`, `lowmem` and `minimal` take the
+    same step with less and less memory; `auto` is the fastest that fits."""
     negative: str = (
         "blurry, low quality, low resolution, noisy, jpeg artifacts, oversaturated, overexposed, underexposed, "
         "cropped, out of frame, watermark, text, signature, deformed, extra limbs, several heads, ugly"
@@ -99,7 +99,8 @@ BUILTIN = Preset(
     ),
     picture=PictureSettings(
         steps=400, images=Constant(4), resolution=Switch(32, 64, at=100), samples_per_ray=96,
-        reference_resolution=Constant(64), guidance_2d=10.0,
+        reference_resolution=Constant(64), distance=4.35,  # from where the object is as large as the video prior's toys
+        weight_2d=0.3, guidance_2d=10.0, weight_3d=Constant(1.0),  # with less 2D, what the picture hides is left out
         weight_picture=5000.0, weight_mask=500.0,  # at the paper's 500 and 50 the front fades under the image prior
         learning_rate_grid=Milestones(0.02, at=(260, 320, 360)),
         learning_rate_mlp=Milestones(0.005, at=(260, 320, 360)),
