@@ -41,5 +41,18 @@ def test_displacement_starts_near_zero_and_is_bounded_by_the_cube():
         assert field(points, time).abs().max() <= 2
 
 
+def test_rest_holds_time_0_and_lets_go():
+    points, free = torch.rand(50, 3) * 2 - 1, DeformationField(HashGrid(4, levels=3, base=2, log2_size=8))
+    held = DeformationField(free.encoding, rest=0.2)
+    held.mlp = free.mlp
+    with torch.no_grad():
+        free.encoding.table.normal_()
+    moves = [(held(points, t) / free(points, t)) for t in (torch.full((50,), t) for t in (0.0, 0.1, 0.2, 0.7))]
+    assert (moves[0] == 0).all()
+    torch.testing.assert_close(moves[1], torch.full((50, 3), 0.5))
+    assert (moves[2] == 1).all()
+    assert (moves[3] == 1).all()
+
+
 def test_background_of_no_rays():
     assert Background()(torch.zeros(0, 3)).shape == (0, 3)

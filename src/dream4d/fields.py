@@ -60,9 +60,12 @@ class RadianceField(nn.Module):
 class DeformationField(nn.Module):
     """Where a point of the moving scene lies in the canonical one (paper Sec. 3.2, supp. 2): x_c = x_d + D(x_d, t)."""
 
-    def __init__(self, encoding: HashGrid | PositionalEncoding, *, hidden: int = 64, layers: int = 4) -> None:
+    def __init__(
+        self, encoding: HashGrid | PositionalEncoding, *, hidden: int = 64, layers: int = 4, rest: float = 0.0
+    ) -> None:
+        """rest: the time until which D grows from 0 at time 0; 0 leaves time 0 as free as any other."""
         super().__init__()
-        self.encoding = encoding
+        self.encoding, self.rest = encoding, rest
         self.mlp = build_mlp(encoding.width, hidden, layers, 3)
         if isinstance(encoding, PositionalEncoding):
             nn.init.uniform_(weights_of(self.mlp)[-1], -1e-4, 1e-4)
@@ -75,7 +78,13 @@ class DeformationField(nn.Module):
         """
         learned = self.encoding.mlp(_unit(points, time), weights_of(self.mlp), active_levels)
         displacement: Tensor = 2 * (2 * learned.sigmoid() - 1)
-        return displacement
+        return displacement * _ease(time / self.rest)[:, None] if self.rest else displacement
+
+
+def _ease(share: Tensor) -> Tensor:
+    """From 0 at 0 to 1 from 1 on, with a slope of 0 at both ends."""
+    share = share.clamp(0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def _unit(points: Tensor, time: Tensor | None) -> Tensor:

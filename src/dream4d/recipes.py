@@ -183,12 +183,13 @@ def mesh_to_4d(
     up, turn: see `meshfile.read_mesh`. Raises ValueError as that and `text_to_4d` do.
     """
     check(settings, "video")
-    mesh = read_mesh(file, up=up, turn=turn)
+    chosen = settings.reconstruct
+    mesh = read_mesh(file, up=up, turn=turn, size=chosen.size, middle=chosen.middle)
     job = _job("generate", prompt, settings, mesh=str(file), mesh_up=up, mesh_turn=turn)
     with Run(out, job, overwrite=overwrite) as run:
         if not run.scene.exists():
             _mesh_stage(run, run.static_scene, mesh, settings)
-            _dynamic_stage(run, run.static_scene, prompt, settings)
+            _dynamic_stage(run, run.static_scene, prompt, settings, rest=chosen.rest)
         return _video(run, settings)
 
 
@@ -358,11 +359,12 @@ def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     scene.save(target)
 
 
-def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> None:
+def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset, *, rest: float = 0.0) -> None:
+    """rest: `deformation.rest` unless that is set."""
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
     scene = Scene.load(source)
-    scene.add_motion(settings.deformation)
+    scene.add_motion(replace(settings.deformation, rest=settings.deformation.rest or rest))
     state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "dynamic", state)
     with fitting("loading the video model"):
