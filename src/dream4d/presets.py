@@ -94,7 +94,7 @@ BUILTIN = Preset(
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),
     reconstruct=ReconstructSettings(
-        middle=(0.03, 0.0, -0.08), rest=0.2,  # where the video prior's toys stand, and how they begin
+        middle=(0.03, 0.0, -0.08),  # of the video prior's toys
         steps=500, samples_per_ray=96, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(300, 400, 450)),
     ),

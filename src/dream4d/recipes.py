@@ -189,7 +189,7 @@ def mesh_to_4d(
     with Run(out, job, overwrite=overwrite) as run:
         if not run.scene.exists():
             _mesh_stage(run, run.static_scene, mesh, settings)
-            _dynamic_stage(run, run.static_scene, prompt, settings, rest=chosen.rest)
+            _dynamic_stage(run, run.static_scene, prompt, settings, at_rest=chosen.at_rest)
         return _video(run, settings)
 
 
@@ -359,12 +359,12 @@ def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     scene.save(target)
 
 
-def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset, *, rest: float = 0.0) -> None:
-    """rest: `deformation.rest` unless that is set."""
+def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset, *, at_rest: bool = False) -> None:
+    """at_rest: see `DeformationShape`, whose own it joins."""
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
     scene = Scene.load(source)
-    scene.add_motion(replace(settings.deformation, rest=settings.deformation.rest or rest))
+    scene.add_motion(replace(settings.deformation, at_rest=settings.deformation.at_rest or at_rest))
     state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "dynamic", state)
     with fitting("loading the video model"):

@@ -85,7 +85,7 @@ class Scene(nn.Module):
             )
         else:
             encoding = PositionalEncoding(4, frequencies=shape.frequencies)
-        deformation = DeformationField(encoding, hidden=shape.hidden, layers=shape.layers, rest=shape.rest)
+        deformation = DeformationField(encoding, hidden=shape.hidden, layers=shape.layers, at_rest=shape.at_rest)
         self.deformation = deformation.to(next(self.parameters()).device)
         self.deformation_shape = shape
 

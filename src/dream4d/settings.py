@@ -67,8 +67,8 @@ class DeformationShape:
     """Width of the MLP's hidden layers."""
     layers: int = 4
     """Hidden layers of the MLP."""
-    rest: float = 0.0
-    """Time until which the displacement grows from exactly 0 at time 0; 0 leaves time 0 as free as any other."""
+    at_rest: bool = False
+    """Measure the displacement from that at time 0, so that time 0 shows the static scene exactly."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ class ReconstructSettings:
     """Root mean square distance of the model's surface from its middle, in scene units; less for long ones."""
     middle: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the middle of its surface stands, in scene units."""
-    rest: float = 0.1
-    """`deformation.rest` of the motion that it gets, unless that is set: time 0 shows the model as it is."""
+    at_rest: bool = True
+    """`deformation.at_rest` of the motion that it gets: time 0 shows the model as it is."""
     light: float = 0.0
     """How much darker the model is drawn where it faces away from a light above its front, 0 to 1. What has no colours
     needs some to be seen as a shape."""
