@@ -190,7 +190,7 @@ def mesh_to_4d(
         if not run.scene.exists():
             _mesh_stage(run, run.static_scene, mesh, settings)
             _dynamic_stage(run, run.static_scene, prompt, settings, at_rest=chosen.at_rest)
-        return _video(run, settings)
+        return _video(run, settings, chosen.samples_per_ray)
 
 
 def animate(source: str | Path, prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -345,7 +345,10 @@ def _grow(
 def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     if target.exists():
         return
-    chosen, state = settings.reconstruct, _start_static(run, settings)
+    chosen = settings.reconstruct
+    if chosen.log2_size is not None:
+        settings = replace(settings, scene=replace(settings.scene, log2_size=chosen.log2_size))
+    state = _start_static(run, settings)
     scene, behind = state.scene, parse_colour(settings.output.background) or (1.0, 1.0, 1.0)
     reports = fit_mesh(state, mesh, background=behind, settings=chosen)
     sheet = _preview(state, settings, chosen.samples_per_ray, behind)
@@ -516,10 +519,11 @@ def _resume(run: Run, stage: str, state: State | PersonalState) -> None:
         state.load_tensors(tensors)
 
 
-def _video(run: Run, settings: Preset) -> Path:
+def _video(run: Run, settings: Preset, samples_per_ray: int | None = None) -> Path:
+    """samples_per_ray: the static stage's from text if None."""
     if run.video.exists():
         return run.video
-    output, samples = settings.output, settings.static.samples_per_ray
+    output, samples = settings.output, samples_per_ray or settings.static.samples_per_ray
     behind = parse_colour(output.background)
     scene = Scene.load(run.scene).to(pick_device(settings.device))
     occupancy = Extent(scene).at

@@ -161,8 +161,11 @@ class ReconstructSettings:
     """Root mean square distance of the model's surface from its middle, in scene units; less for long ones."""
     middle: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the middle of its surface stands, in scene units."""
+    log2_size: int | None = None
+    """Of the scene's feature grid, in place of `scene.log2_size` if not None: a model may be finer than what a text
+    gives."""
     at_rest: bool = True
-    """`deformation.at_rest` of the motion that it gets: time 0 shows the model as it is."""
+    """`deformation.at_rest` of its motion, so that time 0 shows the model as it is."""
     light: float = 0.0
     """How much darker the model is drawn where it faces away from a light above its front, 0 to 1. What has no colours
     needs some to be seen as a shape."""
