@@ -95,6 +95,7 @@ BUILTIN = Preset(
     ),
     reconstruct=ReconstructSettings(
         middle=(0.03, 0.0, -0.08),  # of the video prior's toys
+        density=0.3,  # then about that of scenes from text
         log2_size=17, steps=500, samples_per_ray=256, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(300, 400, 450)),
     ),

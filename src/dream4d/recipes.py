@@ -189,7 +189,7 @@ def mesh_to_4d(
     with Run(out, job, overwrite=overwrite) as run:
         if not run.scene.exists():
             _mesh_stage(run, run.static_scene, mesh, settings)
-            _dynamic_stage(run, run.static_scene, prompt, settings, at_rest=chosen.at_rest)
+            _dynamic_stage(run, run.static_scene, prompt, settings, at_rest=chosen.at_rest, density=chosen.density)
         return _video(run, settings, chosen.samples_per_ray)
 
 
@@ -362,8 +362,10 @@ def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     scene.save(target)
 
 
-def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset, *, at_rest: bool = False) -> None:
-    """at_rest: see `DeformationShape`, whose own it joins."""
+def _dynamic_stage(
+    run: Run, source: Path, prompt: str, settings: Preset, *, at_rest: bool = False, density: float = 1.0
+) -> None:
+    """at_rest: see `DeformationShape`, whose own it joins. density: see `fit_dynamic`."""
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
     scene = Scene.load(source)
@@ -384,7 +386,7 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset, *, at_
         _apply(plan, settings, [video])
         return fit_dynamic(
             state, video_prior=video, prompt=prompt, negative=settings.negative, settings=settings.dynamic,
-            budget=plan.samples,
+            density=density, budget=plan.samples,
         )
 
     reports = with_plans(state, plan_for("dynamic", need, device, settings.memory, _tell), fit, _tell)

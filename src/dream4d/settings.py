@@ -166,6 +166,8 @@ class ReconstructSettings:
     gives."""
     at_rest: bool = True
     """`deformation.at_rest` of its motion, so that time 0 shows the model as it is."""
+    density: float = 1.0
+    """Factor of its density while its motion is learned: what hides all behind its skin moves less."""
     light: float = 0.0
     """How much darker the model is drawn where it faces away from a light above its front, 0 to 1. What has no colours
     needs some to be seen as a shape."""
