@@ -9,6 +9,7 @@ from tiny_scene import tiny_scene
 from dream4d import dynamic
 from dream4d.dynamic import fit_dynamic, sample_times, start_dynamic
 from dream4d.priors.text_to_video import TextToVideo
+from dream4d.scene import Scene
 from dream4d.schedules import Constant, Interval, Levels, Milestones
 from dream4d.settings import DynamicSettings
 
@@ -97,6 +98,17 @@ def test_a_step_shows_the_prior_clips_of_its_length_and_their_view():
     assert shapes == [(2, 5, 6, 8, 3)]
     assert len(prior.prompts) == 2
     assert all(prompt.startswith("a cat waves, ") and prompt.endswith(" view") for prompt in prior.prompts)
+
+
+def test_a_thinned_scene_is_seen_by_the_prior_alone(monkeypatch):
+    seen, query = [], Scene.forward
+    monkeypatch.setattr(Scene, "forward", lambda self, *at: seen.append((self, at, query(self, *at))) or seen[-1][2])
+    state = start_dynamic(tiny_scene(moving=True), seed=0)
+    next(fit_dynamic(state, video_prior=GaussianPrior(PURPLE), prompt="a cat", settings=SETTINGS, density=0.25))
+    assert seen
+    scene, at, thinned = seen[0]
+    torch.testing.assert_close(thinned.density, 0.25 * query(scene, *at).density, rtol=0.1, atol=1e-3)  # a step later
+    assert scene.thinned == 1
 
 
 def test_total_variation_is_that_of_a_cube_of_side_1(monkeypatch):

@@ -41,5 +41,19 @@ def test_displacement_starts_near_zero_and_is_bounded_by_the_cube():
         assert field(points, time).abs().max() <= 2
 
 
+@pytest.mark.parametrize("encoding", [HashGrid(4, levels=3, base=2, log2_size=8), PositionalEncoding(4, frequencies=2)])
+def test_at_rest_nothing_is_displaced_at_time_0_and_the_rest_is_measured_from_there(encoding):
+    points, now, zero = torch.rand(50, 3) * 2 - 1, torch.rand(50), torch.zeros(50)
+    held, free = DeformationField(encoding, at_rest=True), DeformationField(encoding)
+    free.mlp = held.mlp
+    with torch.no_grad():
+        held.mlp[-1].weight.normal_()
+        for table in encoding.parameters():
+            table.normal_()
+    assert free(points, zero).abs().max() > 0.01
+    assert (held(points, zero) == 0).all()
+    assert (held(points, now, 1) == free(points, now, 1) - free(points, zero, 1)).all()
+
+
 def test_background_of_no_rays():
     assert Background()(torch.zeros(0, 3)).shape == (0, 3)

@@ -11,7 +11,7 @@ from toy_mesh import for_gltf, from_front, toy_mesh
 from dream4d import meshfile
 from dream4d.film import cameras_at
 from dream4d.mesh import draw, draw_images
-from dream4d.meshfile import RADIUS, read_mesh
+from dream4d.meshfile import REACH, SIZE, read_mesh
 
 FRONT, SIDE = cameras_at([0.0], 0.0), cameras_at([90.0], 0.0)
 ORANGE = (255, 128, 0, 255)
@@ -51,15 +51,24 @@ def painted(folder, kind="glb", **material):
     return folder / f"square.{kind}"
 
 
+def surface(triangles):
+    """The middle of a surface and its root mean square distance from there, from 100 points on each triangle."""
+    corner = torch.rand(100, 2, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    a, b = torch.where(corner.sum(dim=1, keepdim=True) > 1, 1 - corner, corner).unbind(dim=1)
+    one, two, three = triangles.double().unbind(dim=1)
+    points = one + a * (two - one) + b * (three - one)
+    area = torch.linalg.cross(two - one, three - one).norm(dim=-1)[:, None]
+    middle = (area * points).sum(dim=(0, 1)) / area.sum() / 100
+    return middle, ((area * (points - middle).square()).sum() / area.sum() / 100).sqrt()
+
+
 @pytest.mark.parametrize("kind", ["glb", "gltf", "obj", "ply"])
 def test_a_toy_looks_the_same_in_every_format(cat, kind, tmp_path):
     mesh = read_mesh(exported(cat, kind, tmp_path))
-    points = mesh.tree.triangles.reshape(-1, 3)
-    assert points.norm(dim=-1).max().item() == pytest.approx(RADIUS)
-    assert (points.amin(dim=0) + points.amax(dim=0)).abs().max() < 1e-6
-    own = cat.vertices - (cat.vertices.min(axis=0) + cat.vertices.max(axis=0)) / 2
-    expected = torch.from_numpy(own * RADIUS / np.linalg.norm(own, axis=1).max()).float()[torch.from_numpy(cat.faces)]
-    assert (mesh.tree.triangles.mean(dim=1).sort(dim=0)[0] - expected.mean(dim=1).sort(dim=0)[0]).abs().max() < 1e-5
+    own = torch.from_numpy(cat.vertices[cat.faces])
+    middle, spread = surface(own)
+    expected = ((own - middle) * SIZE / spread).float()
+    assert (mesh.tree.triangles.mean(dim=1).sort(dim=0)[0] - expected.mean(dim=1).sort(dim=0)[0]).abs().max() < 0.01
     red = torch.from_numpy(cat.visual.vertex_colors[cat.faces] / 255).float()
     assert (mesh.colours.mean(dim=(0, 1)) - red.mean(dim=(0, 1))).abs().max() < 0.01
 
@@ -73,6 +82,16 @@ def test_up_and_turn(cat, tmp_path):
     assert lying[:, 0].max() == pytest.approx(straight.tree.triangles[..., 2].max().item())  # its top is in front
     with pytest.raises(ValueError, match="up is 'x': expected auto, y or z"):
         read_mesh(file, up="x")
+
+
+def test_a_model_has_the_size_and_the_place_that_are_asked_for(tmp_path):
+    trimesh.creation.box((1e20, 2e20, 3e20)).export(tmp_path / "box.ply")
+    triangles = read_mesh(tmp_path / "box.ply", size=0.3, middle=(0.1, 0, -0.2)).tree.triangles
+    middle, spread = surface(triangles[:12])
+    assert middle.tolist() == pytest.approx([0.1, 0, -0.2], abs=0.01)
+    assert spread.item() == pytest.approx(0.3, rel=0.02)
+    large = read_mesh(tmp_path / "box.ply", size=10).tree.triangles
+    assert large.norm(dim=-1).max().item() == pytest.approx(REACH)
 
 
 def above_and_below(mesh):
@@ -114,7 +133,8 @@ def test_parts_stand_where_their_scene_puts_them(tmp_path):
         scene.add_geometry(trimesh.creation.box(), transform=trimesh.transformations.translation_matrix([0, height, 0]))
     scene.export(tmp_path / "tower.glb")
     low, high = (read_mesh(tmp_path / "tower.glb").tree.triangles.reshape(-1, 3).unbind(-1)[2].aminmax())
-    assert ((high - low) / (2 * RADIUS)).item() == pytest.approx(5 / 27**0.5)
+    spread = (2**2 + 3 * (2 / 4 + 4 / 12) / 6) ** 0.5  # two cubes' surfaces, 2 from the middle
+    assert ((high - low) / SIZE).item() == pytest.approx(5 / spread)
 
 
 def write(folder, name, content):

@@ -258,7 +258,9 @@ def test_static_then_animate_then_render(settings, tmp_path):
 def test_a_mesh_takes_the_place_of_the_first_stage(settings, tmp_path, capsys):
     file = tmp_path / "box.ply"
     trimesh.creation.box().export(file)
-    without = merge(settings, {"priors": {"image": "none", "multiview": "none", "base": settings.priors.image}})
+    without = merge(settings, {
+        "priors": {"image": "none", "multiview": "none", "base": settings.priors.image}
+    })
     recipes.mesh_to_4d("a cat", file, without, tmp_path / "run", turn=30)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert set(lines[0]) == {"stage", "step", "rgb", "opacity", "depth", "empty", "background"}
@@ -267,6 +269,7 @@ def test_a_mesh_takes_the_place_of_the_first_stage(settings, tmp_path, capsys):
     assert f"like the model to {lines[STEPS]['psnr']:.1f} dB" in capsys.readouterr().err
     still, moving = (Scene.load(tmp_path / "run" / f"{name}.safetensors") for name in ("static", "scene"))
     assert moving.moves
+    assert moving.deformation_shape.at_rest
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(
         still.canonical.parameters(), moving.canonical.parameters(), strict=True
     ))

@@ -34,11 +34,12 @@ def start_dynamic(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = 
 
 def fit_dynamic(
     state: State, *, video_prior: VideoPrior, prompt: str, negative: str = "", settings: DynamicSettings = _PAPER,
-    budget: int = BUDGET,
+    density: float = 1.0, budget: int = BUDGET,
 ) -> Iterator[StepReport]:
     """Train the motion of `state.scene` until step `settings.steps`; yields after each step, when `state` may be
     saved. The prior reads `prompt` and the words of the view; `negative` is its unconditional input.
-    budget: see `render.render`; it changes memory and time, not the step."""
+    density: a factor of the scene's, in the videos that the prior sees. budget: see `render.render`; it changes memory
+    and time, not the step."""
     scene, generator = state.scene, state.generator
     trained = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in scene.motion()}, "only the motion is trained"
@@ -52,6 +53,7 @@ def fit_dynamic(
             settings.clips, generator, azimuth=settings.azimuth, elevation=settings.elevation, fov_y=settings.fov_y
         )
         times = sample_times(settings.clips, video_prior.frames, settings.clip_length, generator)
+        scene.thinned = density
         videos, displacement = _render_videos(state, cameras, times, settings, budget)
 
         prompts = [f"{prompt}, {words}" for words in view_words(cameras)]
@@ -71,7 +73,8 @@ def fit_dynamic(
             loss = loss + settings.weight_planes * losses["planes"]
 
         state.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # which may render again
+        scene.thinned = 1.0
         state.optimizer.step()
         state.step += 1
         yield StepReport(step, {name: value.detach() for name, value in losses.items()})

@@ -60,19 +60,29 @@ class RadianceField(nn.Module):
 class DeformationField(nn.Module):
     """Where a point of the moving scene lies in the canonical one (paper Sec. 3.2, supp. 2): x_c = x_d + D(x_d, t)."""
 
-    def __init__(self, encoding: HashGrid | PositionalEncoding, *, hidden: int = 64, layers: int = 4) -> None:
+    def __init__(
+        self, encoding: HashGrid | PositionalEncoding, *, hidden: int = 64, layers: int = 4, at_rest: bool = False
+    ) -> None:
+        """at_rest: D is what the network says less what it says of time 0, so that nothing is displaced there."""
         super().__init__()
-        self.encoding = encoding
+        self.encoding, self.at_rest = encoding, at_rest
         self.mlp = build_mlp(encoding.width, hidden, layers, 3)
         if isinstance(encoding, PositionalEncoding):
             nn.init.uniform_(weights_of(self.mlp)[-1], -1e-4, 1e-4)
 
     def forward(self, points: Tensor, time: Tensor, active_levels: int | None = None) -> Tensor:
-        """points: [n, 3] in [-1, 1]; time: [n] in [0, 1] -> D in scene units, [n, 3] in (-2, 2).
+        """points: [n, 3] in [-1, 1]; time: [n] in [0, 1] -> D in scene units, [n, 3] in (-2, 2), or in (-4, 4) if
+        `at_rest`, where the scene's box bounds it.
 
         D is 2 sigmoid(MLP) - 1 in a cube of side 1, hence the outer 2 in ours of side 2. An MLP without biases on
         features near 0 starts it near 0; on those of a positional encoding, a last layer near 0 does.
         """
+        displacement = self._learned(points, time, active_levels)
+        if self.at_rest:
+            displacement = displacement - self._learned(points, torch.zeros_like(time), active_levels)
+        return displacement
+
+    def _learned(self, points: Tensor, time: Tensor, active_levels: int | None) -> Tensor:
         learned = self.encoding.mlp(_unit(points, time), weights_of(self.mlp), active_levels)
         displacement: Tensor = 2 * (2 * learned.sigmoid() - 1)
         return displacement

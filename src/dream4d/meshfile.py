@@ -7,7 +7,7 @@ in their own folder. What moves in a file (skins, morph targets, animations) is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +26,10 @@ Up = Literal["auto", "y", "z"]
 Array = NDArray[np.floating[Any]]
 FORMATS = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z"}
 """What can be read, and the axis that is up in it."""
-RADIUS = 0.65
-"""Of the ball that a model just fits, in scene units: as large as generated toys, so that there is room to move."""
+SIZE = 0.36
+"""Root mean square distance of a model's surface from its middle, in scene units: as large as generated toys."""
+REACH = 0.75
+"""How far from there any of it may be, in scene units, so that there is room to move; long ones become smaller."""
 MOST_BYTES, MOST_FACES, MOST_PIXELS = 512 * 2**20, 2_000_000, 2**26
 """Of a file and what it refers to; of all its parts; of a texture."""
 TEXTURE = 1024
@@ -40,12 +42,15 @@ _TO_OURS = {  # front, left and up of a file as +x, +y, +z: glTF's front is +z, 
 _GREY = np.array([0.7, 0.7, 0.7, 1.0])
 
 
-def read_mesh(path: str | Path, *, up: Up = "auto", turn: float = 0.0) -> Mesh:
+def read_mesh(
+    path: str | Path, *, up: Up = "auto", turn: float = 0.0, size: float = SIZE, middle: Sequence[float] = (0.0,) * 3
+) -> Mesh:
     """A GLB, glTF, OBJ or PLY with its materials' colours and textures, or the colours of its vertices or faces.
 
     up: the axis that is up in the file; y for GLB, glTF and OBJ, whose front is then +z, and z for PLY, whose front is
     then -y, as in Blender. turn: degrees by which the model is turned, counter-clockwise seen from above, where its
-    front is elsewhere.
+    front is elsewhere. size, middle: root mean square distance of its surface from the surface's middle, and where that
+    comes to stand, in scene units; it becomes smaller if any of it would be farther than `REACH` from there.
 
     Raises ValueError for what cannot be read as a model: an unknown or damaged file, one that is too large, that refers
     to files which are missing or not in its folder, or that has no triangles or none of finite size.
@@ -65,7 +70,7 @@ def read_mesh(path: str | Path, *, up: Up = "auto", turn: float = 0.0) -> Mesh:
     corners = np.concatenate([part.corners for part in parts])
     if not np.isfinite(corners).all():
         raise ValueError(f"{path} has vertices that are not finite numbers: repair the mesh and export it again")
-    triangles = _placed(corners, FORMATS[kind] if up == "auto" else up, turn)
+    triangles = _placed(corners, FORMATS[kind] if up == "auto" else up, turn, size, middle)
     if triangles is None:
         raise ValueError(f"{path} has no extent, as compressed files seem to: export it without compression")
     images = [part.image for part in parts if part.image is not None]
@@ -83,18 +88,23 @@ def read_mesh(path: str | Path, *, up: Up = "auto", turn: float = 0.0) -> Mesh:
     )
 
 
-def _placed(corners: Array, up: str, turn: float) -> Tensor | None:
-    """Corners [f, 3, 3] of a file in our axes, in the ball of `RADIUS` around the middle of their box; None if all are
-    one point."""
+def _placed(corners: Array, up: str, turn: float, size: float, middle: Sequence[float]) -> Tensor | None:
+    """Corners [f, 3, 3] of a file in our axes, as `read_mesh` says; None if they have no surface."""
     angle = math.radians(turn)
     about_z = np.array([
         [math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1],
     ])
     points = corners @ (about_z @ np.array(_TO_OURS[up])).T
-    flat = points.reshape(-1, 3)
-    points = points - (flat.min(axis=0) + flat.max(axis=0)) / 2
-    radius = np.linalg.norm(points, axis=-1).max()
-    return torch.from_numpy(points * (RADIUS / radius)).float() if radius > 0 else None
+    points = points / max(np.abs(points).max(), 1e-30)  # whose squares are neither too large nor too small
+    area = np.linalg.norm(np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0]), axis=-1)
+    if not area.sum() > 0:
+        return None
+    share = area / area.sum()
+    points = points - share @ points.mean(axis=1)
+    squares = np.square(points).sum(axis=-1).sum(axis=-1) + 9 * np.square(points.mean(axis=1)).sum(axis=-1)
+    spread = math.sqrt(share @ squares / 12)  # the integral of |x|^2 over a triangle is its area times that
+    scale = min(size / spread, REACH / np.linalg.norm(points, axis=-1).max())
+    return torch.from_numpy(points * scale + np.asarray(middle)).float()
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,9 @@ BUILTIN = Preset(
         learning_rate_mlp=Milestones(0.005, at=(330, 400, 450)),
     ),
     reconstruct=ReconstructSettings(
-        steps=500, samples_per_ray=96, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
+        middle=(0.03, 0.0, -0.08),  # of the video prior's toys
+        density=0.3,  # then about that of scenes from text
+        log2_size=17, steps=500, samples_per_ray=256, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(300, 400, 450)),
     ),
     picture=PictureSettings(

@@ -183,13 +183,14 @@ def mesh_to_4d(
     up, turn: see `meshfile.read_mesh`. Raises ValueError as that and `text_to_4d` do.
     """
     check(settings, "video")
-    mesh = read_mesh(file, up=up, turn=turn)
+    chosen = settings.reconstruct
+    mesh = read_mesh(file, up=up, turn=turn, size=chosen.size, middle=chosen.middle)
     job = _job("generate", prompt, settings, mesh=str(file), mesh_up=up, mesh_turn=turn)
     with Run(out, job, overwrite=overwrite) as run:
         if not run.scene.exists():
             _mesh_stage(run, run.static_scene, mesh, settings)
-            _dynamic_stage(run, run.static_scene, prompt, settings)
-        return _video(run, settings)
+            _dynamic_stage(run, run.static_scene, prompt, settings, at_rest=chosen.at_rest, density=chosen.density)
+        return _video(run, settings, chosen.samples_per_ray)
 
 
 def animate(source: str | Path, prompt: str, settings: Preset, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -344,7 +345,10 @@ def _grow(
 def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     if target.exists():
         return
-    chosen, state = settings.reconstruct, _start_static(run, settings)
+    chosen = settings.reconstruct
+    if chosen.log2_size is not None:
+        settings = replace(settings, scene=replace(settings.scene, log2_size=chosen.log2_size))
+    state = _start_static(run, settings)
     scene, behind = state.scene, parse_colour(settings.output.background) or (1.0, 1.0, 1.0)
     reports = fit_mesh(state, mesh, background=behind, settings=chosen)
     sheet = _preview(state, settings, chosen.samples_per_ray, behind)
@@ -358,11 +362,14 @@ def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     scene.save(target)
 
 
-def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> None:
+def _dynamic_stage(
+    run: Run, source: Path, prompt: str, settings: Preset, *, at_rest: bool = False, density: float = 1.0
+) -> None:
+    """at_rest: see `DeformationShape`, whose own it joins. density: see `fit_dynamic`."""
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
     scene = Scene.load(source)
-    scene.add_motion(settings.deformation)
+    scene.add_motion(replace(settings.deformation, at_rest=settings.deformation.at_rest or at_rest))
     state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "dynamic", state)
     with fitting("loading the video model"):
@@ -379,7 +386,7 @@ def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset) -> Non
         _apply(plan, settings, [video])
         return fit_dynamic(
             state, video_prior=video, prompt=prompt, negative=settings.negative, settings=settings.dynamic,
-            budget=plan.samples,
+            density=density, budget=plan.samples,
         )
 
     reports = with_plans(state, plan_for("dynamic", need, device, settings.memory, _tell), fit, _tell)
@@ -514,10 +521,11 @@ def _resume(run: Run, stage: str, state: State | PersonalState) -> None:
         state.load_tensors(tensors)
 
 
-def _video(run: Run, settings: Preset) -> Path:
+def _video(run: Run, settings: Preset, samples_per_ray: int | None = None) -> Path:
+    """samples_per_ray: the static stage's from text if None."""
     if run.video.exists():
         return run.video
-    output, samples = settings.output, settings.static.samples_per_ray
+    output, samples = settings.output, samples_per_ray or settings.static.samples_per_ray
     behind = parse_colour(output.background)
     scene = Scene.load(run.scene).to(pick_device(settings.device))
     occupancy = Extent(scene).at

@@ -30,6 +30,7 @@ class Query(NamedTuple):
 
 class Scene(nn.Module):
     """Points are in [-1, 1]^3, time in [0, 1]. `active_levels`: levels of the 4D grid that are on, None for all.
+    `thinned`: a factor of the density that is seen, for training only; it is not saved.
 
     It moves by a deformation of the canonical scene; on a HexPlane, the canonical scene itself changes with time.
     """
@@ -39,6 +40,7 @@ class Scene(nn.Module):
         self.shape = shape
         self.deformation_shape: DeformationShape | None = None
         self.active_levels: int | None = None
+        self.thinned = 1.0
         grid: HashGrid | HexPlane
         if shape.field == "grid":
             grid = HashGrid(
@@ -85,7 +87,7 @@ class Scene(nn.Module):
             )
         else:
             encoding = PositionalEncoding(4, frequencies=shape.frequencies)
-        deformation = DeformationField(encoding, hidden=shape.hidden, layers=shape.layers)
+        deformation = DeformationField(encoding, hidden=shape.hidden, layers=shape.layers, at_rest=shape.at_rest)
         self.deformation = deformation.to(next(self.parameters()).device)
         self.deformation_shape = shape
 
@@ -99,7 +101,7 @@ class Scene(nn.Module):
         """points: [n, 3] of the moving scene; time: a number or [n]."""
         canonical, displacement = self._displace(points, time)
         density, rgb = self.canonical(canonical, self._moment(canonical, time))
-        return Query(density, rgb, displacement)
+        return Query(density if self.thinned == 1 else self.thinned * density, rgb, displacement)
 
     def density(self, points: Tensor, time: float | Tensor = 0.0) -> Tensor:
         """points: [n, 3] of the moving scene; time: a number or [n] -> [n]."""

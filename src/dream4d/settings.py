@@ -67,6 +67,8 @@ class DeformationShape:
     """Width of the MLP's hidden layers."""
     layers: int = 4
     """Hidden layers of the MLP."""
+    at_rest: bool = False
+    """Measure the displacement from that at time 0, so that time 0 shows the static scene exactly."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,17 @@ class ReconstructSettings:
     """Rays a step."""
     samples_per_ray: int = 512
     """Samples along the longest ray through the scene."""
+    size: float = 0.36
+    """Root mean square distance of the model's surface from its middle, in scene units; less for long ones."""
+    middle: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the middle of its surface stands, in scene units."""
+    log2_size: int | None = None
+    """Of the scene's feature grid, in place of `scene.log2_size` if not None: a model may be finer than what a text
+    gives."""
+    at_rest: bool = True
+    """`deformation.at_rest` of its motion, so that time 0 shows the model as it is."""
+    density: float = 1.0
+    """Factor of its density while its motion is learned: what hides all behind its skin moves less."""
     light: float = 0.0
     """How much darker the model is drawn where it faces away from a light above its front, 0 to 1. What has no colours
     needs some to be seen as a shape."""
