@@ -305,6 +305,13 @@ class PersonalizeSettings:
     """Pictures of each prompt on the sample sheets."""
     resolution: int | None = None
     """Height and width to which photos are cropped and scaled; the model's own if None."""
+    weight_2d: float | None = None
+    """Weight of a personalised image prior's loss in the static stage; `static.weight_2d` if None."""
+    guidance_2d: float | None = None
+    """Scale of its classifier-free guidance there; `static.guidance_2d` if None."""
+    away_from_class: bool = False
+    """Lead it away from the subject's class, "a dog", in place of the negative prompt: what sets this dog apart is then
+    drawn more strongly, and not what any dog has."""
 
 
 @dataclass(frozen=True)
