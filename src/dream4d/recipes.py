@@ -95,7 +95,9 @@ def subject_to_4d(
     Only the image model gets the LoRA. The others never saw the word of the subject: their prompt goes without it, and
     what moves is settled by the static scene. Raises ValueError as `text_to_4d` does, and as `personalize` does.
     """
-    check(settings, "image", "multiview", *(["video"] if moves else []))
+    check(settings, "image", "multiview")
+    if moves:
+        check(settings, "video")
     image_folder(settings)
     plain = without_token(prompt, settings.personalize.token)
     known = Path(subject) if Path(subject).suffix == ".safetensors" else lora_file(Path(subject))
