@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dream4d.cameras import Cameras
 
@@ -122,13 +123,14 @@ def reconstruction_loss(
 
 def video_reconstruction_loss(
     prior: Prior, videos: Tensor, condition: Any, *, scale: float, timesteps: tuple[float, float],
-    pixel_weight: float, generator: torch.Generator, pixel_frames: int | None = None,
+    pixel_weight: float, generator: torch.Generator, pixel_frames: int | None = None, known: Tensor | None = None,
 ) -> Tensor:
     """Video guidance (paper Sec. 3.2): (1/2 ||z - z_hat||^2 + pixel_weight ||V - decode(z_hat)||^2) / b.
 
     z_hat is the guided one-step estimate, held fixed. V are the videos at the prior's size; RGB is in [0, 1].
     Every clip draws its own timestep. pixel_frames: at most so many frames, drawn anew for all clips, are decoded, and
-    the sum over them stands for that over all; all are if None.
+    the sum over them stands for that over all; all are if None. known [b, h, w], 0 to 1: how far a place's looks are
+    settled: there the mean over time of z_hat, and of its decoding, becomes that of z and of V, and only changes count.
     """
     videos = prior.resize(videos)
     latents = prior.encode(videos)
@@ -137,12 +139,19 @@ def video_reconstruction_loss(
     noisy = add_noise(latents.detach(), _noise_like(latents, generator), alpha_bar)
     predicted = classifier_free_guidance(*prior.predict_noise(noisy, timestep, condition), scale)
     target = remove_noise(noisy, predicted, alpha_bar)
-    loss = (latents - target).square().sum() / 2
+    error = latents - target
+    if known is not None:
+        error = error - F.interpolate(known[:, None], error.shape[-2:], mode="area")[:, None] * error.mean(1, True)
+    loss = error.square().sum() / 2
     if pixel_weight:
         seen = _some(videos.shape[1], pixel_frames, generator).to(videos.device, non_blocking=True)
         videos, target = (clips.index_select(1, seen) for clips in (videos, target))
         share = len(seen) / latents.shape[1]
-        loss = loss + pixel_weight / share * (videos - prior.decode(target)).square().sum()
+        error = videos - prior.decode(target)
+        if known is not None:
+            settled = F.interpolate(known[:, None], error.shape[2:4], mode="area").movedim(1, -1)
+            error = error - settled[:, None] * error.mean(1, True)
+        loss = loss + pixel_weight / share * error.square().sum()
     return loss / len(latents)
 
 
