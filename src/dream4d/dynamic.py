@@ -52,7 +52,7 @@ def fit_dynamic(
             settings.clips, generator, azimuth=settings.azimuth, elevation=settings.elevation, fov_y=settings.fov_y
         )
         times = sample_times(settings.clips, video_prior.frames, settings.clip_length, generator)
-        videos, displacement, opacity = _render_videos(state, cameras, times, settings, budget)
+        videos, displacement = _render_videos(state, cameras, times, settings, budget)
 
         prompts = [f"{prompt}, {words}" for words in view_words(cameras)]
         losses = {
@@ -60,7 +60,7 @@ def fit_dynamic(
                 video_prior, videos, video_prior.condition(prompts, negative, cameras), scale=settings.guidance,
                 timesteps=settings.timesteps(step), pixel_weight=settings.weight_pixels,
                 pixel_frames=settings.frames_pixels, generator=generator,
-                known=opacity.amin(dim=1) if settings.keep_looks else None,
+                kept_mean=settings.kept_mean,
             ),
         }
         loss = settings.weight_video * losses["video"]  # L of Sec. 3.2
@@ -88,9 +88,8 @@ def sample_times(clips: int, frames: int, length: tuple[float, float], generator
 
 def _render_videos(
     state: State, cameras: Cameras, times: Tensor, settings: DynamicSettings, budget: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """RGB and composited displacement, both [b, t, h, w, 3], before the scene's own background, and opacity [b, t, h,
-    w], without gradient."""
+) -> tuple[Tensor, Tensor]:
+    """RGB and composited displacement, both [b, t, h, w, 3], before the scene's own background."""
     height, width = settings.height(state.step), settings.width(state.step)
     shape = (*times.shape, height, width, 3)
     device = next(state.scene.parameters()).device
@@ -101,5 +100,4 @@ def _render_videos(
         occupancy=state.occupancy, samples_per_ray=settings.samples_per_ray, generator=state.generator,
         budget=budget,
     )
-    opacity = rendered.opacity.detach().reshape(shape[:-1])
-    return rendered.rgb.reshape(shape), rendered.displacement.reshape(shape), opacity
+    return rendered.rgb.reshape(shape), rendered.displacement.reshape(shape)

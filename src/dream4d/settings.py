@@ -256,9 +256,9 @@ class DynamicSettings:
     """Weight of the loss in decoded RGB beside that of the latents, lambda_dec."""
     frames_pixels: int | None = None
     """At most so many frames of a clip, chosen at random, are decoded for that loss; all if None. Its mean stays."""
-    keep_looks: bool = False
-    """Where the object covers a pixel throughout a clip, the video model is asked for changes over time alone, not for
-    what is there: for subjects that it never saw, which it would rather hide."""
+    kept_mean: float = 0.0
+    """How far the video model is not asked for what a clip shows on average, 0 to 1, but only for what changes: against
+    hiding what it never saw, such as a subject's markings."""
     weight_tv: float = 1000.0
     """Weight of the total variation of the displacement, lambda_TV, the scene being a cube of side 1."""
     weight_planes: float = 1000.0
