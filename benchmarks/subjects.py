@@ -1,7 +1,8 @@
 """Personalised image models of the toy world: does the word for a subject draw this subject, and all else what it did?
 
 For each of several subjects of one kind and colour, which differ by their markings alone: photos, the LoRA that learns
-them, and pictures of "a sks cat" and "a cat" with and without it. Who is on a picture tells the nearest of all
+them, and pictures of "an orange sks cat" and "an orange cat" with and without it; with --scene also a scene, seen from
+all sides and, if it moves, throughout. Who is on a picture tells the nearest of all
 subjects' exact drawings (`toyworld.subjects.differences`), no network; whether "a blue dog" still is one, the judge.
 """
 
@@ -19,11 +20,13 @@ from torch import Tensor
 
 from dream4d import loading, recipes
 from dream4d.cameras import VIEW_WORDS, orbit
+from dream4d.evaluate.footage import STILLS, photograph
 from dream4d.media import contact_sheet, read_photos, write_png
-from dream4d.presets import BUILTIN, merge
+from dream4d.presets import BUILTIN, Preset, for_subject, merge
 from dream4d.priors.lora import fuse, read_lora
 from dream4d.priors.sampling import sample
 from dream4d.priors.stable_diffusion import StableDiffusion
+from dream4d.scene import Scene
 from dream4d.toyworld.grammar import COLOURS, KINDS, Combination, sentence
 from dream4d.toyworld.judge import Judge
 from dream4d.toyworld.networks import IMAGE_SIZE, LATENT_CHANNELS, LATENT_SIZE
@@ -36,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=KINDS, default="cat")
     parser.add_argument("--colour", choices=COLOURS, default="orange")
-    parser.add_argument("--subjects", type=int, default=5, help="chance is 1 in so many")
+    parser.add_argument("--subjects", type=int, default=21, help="chance is 1 in so many")
     parser.add_argument("--learn", type=int, default=2, help="subjects that get a LoRA")
     parser.add_argument("--pictures", type=int, default=16, help="of each prompt, a quarter of them for each view")
+    parser.add_argument("--scene", help='also make one of each learned subject, which does this: "is waving"')
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, e.g. rank=4")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "subjects")
     parser.add_argument("--json", type=Path, default=RESULTS / "subjects.json")
@@ -48,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = merge(replace(BUILTIN, device=options.device), {"personalize": numbers})
     generator = torch.Generator().manual_seed(0)
     subjects = make_subjects([Combination(options.kind, options.colour, None)] * options.subjects, generator)
-    plain, named = f"a {options.kind}", f"a {settings.personalize.token} {options.kind}"
+    plain = sentence(Combination(options.kind, options.colour, None))
+    named = plain.replace(options.kind, f"{settings.personalize.token} {options.kind}")
     others = [sentence(Combination(KINDS[i % 7], COLOURS[i % 8], None)) for i in range(options.pictures)]
 
     rows, results = [], []
@@ -66,20 +71,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             ("sks before", named, before), ("sks", named, after), ("class before", plain, before),
             ("class", plain, after),
         ):
-            images = draw(prior, [prompt + VIEWS[k % 4] for k in range(options.pictures)])
+            away, scale = away_from(plain, settings) if prompt == named else ("", 3.0)
+            images = draw(prior, [prompt + VIEWS[k % 4] for k in range(options.pictures)], away, scale)
             row[label] = whose(images, subjects, i)
             shown.append(images[:8])
         then, now = draw(before, others), draw(after, others)
         row |= {"others before": kept(then, others), "others": kept(now, others)}
         row["change of others"] = (now - then).square().mean().sqrt().item()
+        if options.scene is not None:
+            made = folder / "scene"
+            recipes.subject_to_4d(f"{named} {options.scene}", lora, settings, made)
+            stills = photograph(Scene.load(recipes.find_scene(made)), STILLS).rgb.cpu()
+            row["scene"] = whose(stills, subjects, i)
         results.append(row)
         labels = ["photos", f"{named}, before", named, f"{plain}, before", plain]
         write_png(folder / "sheet.png", contact_sheet(torch.stack(shown).clamp(0, 1), rows=labels))
         cells = (f"{v[0]:.2f} {v[1]:.3f}" if isinstance(v, tuple) else f"{v:.3f}" for v in row.values())
         rows.append([str(i), *cells])
     print_table(["subject", *results[0]], rows)
-    write_json(options.json, {**provenance(settings.device), "settings": numbers, "chance": 1 / options.subjects,
-                              "subjects": results})  # fmt: skip
+    write_json(options.json, {
+        **provenance(settings.device), "settings": numbers, "scene": options.scene, "chance": 1 / options.subjects,
+        "subjects": results,
+    })
     return 0
 
 
@@ -90,11 +103,18 @@ def load(device: str, lora: Path | None = None) -> StableDiffusion:
     return prior
 
 
-def draw(prior: StableDiffusion, prompts: Sequence[str]) -> Tensor:
+def away_from(plain: str, settings: Preset) -> tuple[str, float]:
+    """What the static stage leads a personalised model away from, and by what scale."""
+    negative = plain if settings.personalize.away_from_class else settings.negative
+    return negative, for_subject(settings).static.guidance_2d
+
+
+def draw(prior: StableDiffusion, prompts: Sequence[str], negative: str = "", scale: float = 3.0) -> Tensor:
     """[len(prompts), 64, 64, 3], always from the same noise."""
     camera = orbit(*torch.tensor([[0.0], [0.0], [3.0], [40.0]]))
     shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
-    return sample(prior, prompts, camera, shape, generator=torch.Generator().manual_seed(7)).cpu()
+    generator = torch.Generator().manual_seed(7)
+    return sample(prior, prompts, camera, shape, generator=generator, negative=negative, scale=scale).cpu()
 
 
 def whose(images: Tensor, subjects: object, i: int) -> tuple[float, float]:

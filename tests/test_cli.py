@@ -127,6 +127,9 @@ def test_a_subject_is_photos_or_a_lora_and_its_word_is_known(calls, capsys, tmp_
     assert calls[-1][0] == "subject_to_4d"
     assert calls[-1][1][:2] == ("a sks cat", Path("photos"))
     assert calls[-1][2] == {"subject_prompt": "a sks", "overwrite": False}
+    assert main(["static", "a sks cat", "--subject", "photos"]) == 0
+    assert calls[-1][0] == "subject_to_4d"
+    assert calls[-1][2] == {"subject_prompt": None, "moves": False, "overwrite": False}
     assert main(["personalize", "photos", "--prompt", "a sks cat", "--out", "x.safetensors"]) == 0
     name, (photos, prompt, settings, out), options = calls[-1]
     assert (name, photos, prompt, out) == ("personalize", Path("photos"), "a sks cat", Path("x.safetensors"))

@@ -138,6 +138,23 @@ def test_some_decoded_frames_stand_for_all():
     assert pixel_term(3, 0) == pixel_term(None, 0)
 
 
+@pytest.mark.parametrize("pixel_weight", [0, 0.1])
+def test_a_kept_mean_leaves_changes_over_time(pixel_weight):
+    prior, videos = GaussianPrior(PURPLE, deviation=1e-4), image(1, 3, 4, 4)
+
+    def gradient(share):
+        loss = video_reconstruction_loss(
+            prior, videos, PURPLE, scale=1, timesteps=(0.5, 0.5), pixel_weight=pixel_weight, kept_mean=share,
+            generator=generator(),
+        )
+        return torch.autograd.grad(loss, videos)[0]
+
+    whole = gradient(0)
+    mean = whole.mean(1, keepdim=True)
+    torch.testing.assert_close(gradient(1), whole - mean)
+    torch.testing.assert_close(gradient(0.5), whole - 0.75 * mean)  # half of a mean has a quarter of the square
+
+
 @pytest.mark.parametrize("loss", ["sds", "reconstruction", "video"])
 def test_distillation_pulls_pixels_to_the_mean_of_the_data(loss):
     prior, draw = GaussianPrior(PURPLE), generator()

@@ -121,6 +121,8 @@ def test_words():
     assert without_token("SKS, the dog", "sks") == "the dog"
     with pytest.raises(ValueError, match=r"'a dog' does not say 'sks'.*--personalize\.token"):
         without_token("a dog", "sks")
-    assert subject_of("a red sks cat is waving", "sks") == "a sks cat"
+    assert subject_of("a red sks cat, which is waving", "sks") == "a red sks cat"
+    assert subject_of("a photo of an SKS cat.", "sks") == "an SKS cat"
+    assert subject_of("sks cat with a hat", "sks") == "a sks cat"
     assert subject_of("this is sks", "sks") == "a sks"
     assert class_prompts("a dog")[:2] == ["a dog", "a dog, front view"]

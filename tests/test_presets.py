@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from dream4d.presets import ABLATIONS, PRESETS, ablate, merge, preset, to_mapping
+from dream4d.presets import ABLATIONS, PRESETS, ablate, for_subject, merge, preset, to_mapping
 from dream4d.run import flatten
 from dream4d.schedules import Constant
 
@@ -79,3 +79,11 @@ def test_without_the_image_model_others_still_take_parts_from_where_they_did():
 def test_an_unknown_ablation_is_told_the_nearest():
     with pytest.raises(ValueError, match="there is no ablation 'hexplanes'; did you mean hexplane"):
         ablate(preset("paper"), "hexplanes")
+
+
+def test_a_personalised_model_has_numbers_of_its_own():
+    assert for_subject(preset("paper")) == preset("paper")
+    builtin = preset("builtin")
+    changed = for_subject(builtin)
+    assert changed.static.guidance_2d == builtin.personalize.guidance_2d != builtin.static.guidance_2d
+    assert merge(changed, {"static": {"weight_2d": 2.0, "guidance_2d": 10.0}}) == builtin

@@ -433,6 +433,16 @@ def test_only_the_image_model_hears_of_the_subject(learned, settings, tmp_path, 
     weights = zip(image.parts.unet.parameters(), plain.parts.unet.parameters(), strict=True)
     assert any(not ours.equal(theirs) for ours, theirs in weights)
     assert (seen["multiview_prompt"], seen["prompt"]) == ("a cat is waving", "a cat is waving")
+    assert (seen["image_negative"], seen["negative"]) == ("a cat", settings.negative)
+
+
+def test_a_subject_can_stand_still(learned, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "_dynamic_stage", None)
+    video = recipes.subject_to_4d("a red sks cat", learned, settings, tmp_path, moves=False)
+    assert video.is_file()
+    assert not Scene.load(recipes.find_scene(tmp_path)).moves
+    config = read_config(tmp_path)
+    assert (config["command"], config["subject_prompt"]) == ("static", "a red sks cat")
 
 
 def test_photos_become_a_moving_scene(learned, settings, photos, tmp_path):

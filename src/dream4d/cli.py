@@ -89,6 +89,10 @@ class Static:
 
     prompt: Prompt = ""
     """What is there, e.g. "a red cat wearing a top hat"."""
+    subject: Path | None = None
+    """As in `generate`: photos of a subject that the prompt calls sks, or the LoRA that has learned it."""
+    subject_prompt: str | None = None
+    """What the photos show; by default "a sks" and the next word of the prompt."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
 
 
@@ -299,9 +303,14 @@ def generate(command: Generate) -> None:
 def static(command: Static) -> None:
     from dream4d import recipes
 
-    prompt, settings = _checked_prompt(command.prompt, command.options), command.options.job()
-    out = command.options.folder(prompt)
-    _announce(recipes.static_scene(prompt, settings, out, overwrite=command.options.overwrite))
+    prompt, settings = _checked_prompt(command.prompt, command.options, command.subject), command.options.job()
+    out, overwrite = command.options.folder(prompt), command.options.overwrite
+    if command.subject is not None:
+        return _announce(recipes.subject_to_4d(
+            prompt, command.subject, settings, out, subject_prompt=command.subject_prompt, moves=False,
+            overwrite=overwrite,
+        ))
+    return _announce(recipes.static_scene(prompt, settings, out, overwrite=overwrite))
 
 
 def animate(command: Animate) -> None:

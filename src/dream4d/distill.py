@@ -122,13 +122,14 @@ def reconstruction_loss(
 
 def video_reconstruction_loss(
     prior: Prior, videos: Tensor, condition: Any, *, scale: float, timesteps: tuple[float, float],
-    pixel_weight: float, generator: torch.Generator, pixel_frames: int | None = None,
+    pixel_weight: float, generator: torch.Generator, pixel_frames: int | None = None, kept_mean: float = 0.0,
 ) -> Tensor:
     """Video guidance (paper Sec. 3.2): (1/2 ||z - z_hat||^2 + pixel_weight ||V - decode(z_hat)||^2) / b.
 
     z_hat is the guided one-step estimate, held fixed. V are the videos at the prior's size; RGB is in [0, 1].
     Every clip draws its own timestep. pixel_frames: at most so many frames, drawn anew for all clips, are decoded, and
-    the sum over them stands for that over all; all are if None.
+    the sum over them stands for that over all; all are if None. kept_mean: the share, 0 to 1,
+    by which the means over time of z_hat and its decoding move to those of z and V: at 1 only changes over time count.
     """
     videos = prior.resize(videos)
     latents = prior.encode(videos)
@@ -137,12 +138,12 @@ def video_reconstruction_loss(
     noisy = add_noise(latents.detach(), _noise_like(latents, generator), alpha_bar)
     predicted = classifier_free_guidance(*prior.predict_noise(noisy, timestep, condition), scale)
     target = remove_noise(noisy, predicted, alpha_bar)
-    loss = (latents - target).square().sum() / 2
+    loss = _less_mean(latents - target, kept_mean).square().sum() / 2
     if pixel_weight:
         seen = _some(videos.shape[1], pixel_frames, generator).to(videos.device, non_blocking=True)
         videos, target = (clips.index_select(1, seen) for clips in (videos, target))
         share = len(seen) / latents.shape[1]
-        loss = loss + pixel_weight / share * (videos - prior.decode(target)).square().sum()
+        loss = loss + pixel_weight / share * _less_mean(videos - prior.decode(target), kept_mean).square().sum()
     return loss / len(latents)
 
 
@@ -158,6 +159,11 @@ def sample_timesteps(n: int, prior: Prior, interval: tuple[float, float], genera
     first, stop = (min(round(end * len(prior.alpha_bar)), last) for end in interval)
     drawn = torch.randint(first, stop + 1, (n,), generator=generator, device=generator.device)
     return drawn.to(prior.alpha_bar.device, non_blocking=True)
+
+
+def _less_mean(error: Tensor, share: float) -> Tensor:
+    """[b, t, ...] without the `share` of its mean over time."""
+    return error - share * error.mean(dim=1, keepdim=True) if share else error
 
 
 def _some(n: int, most: int | None, generator: torch.Generator) -> Tensor:

@@ -62,6 +62,7 @@ def fit_dynamic(
                 video_prior, videos, video_prior.condition(prompts, negative, cameras), scale=settings.guidance,
                 timesteps=settings.timesteps(step), pixel_weight=settings.weight_pixels,
                 pixel_frames=settings.frames_pixels, generator=generator,
+                kept_mean=settings.kept_mean,
             ),
         }
         loss = settings.weight_video * losses["video"]  # L of Sec. 3.2

@@ -4,7 +4,6 @@ ref. [30]; Ruiz et al., 2023) on a LoRA (Hu et al., 2021). The static stage then
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -174,6 +173,12 @@ def without_token(prompt: str, token: str) -> str:
 
 
 def subject_of(prompt: str, token: str) -> str:
-    """What photos of the subject show, if nobody says: "a red sks dog is waving" -> "a sks dog"."""
-    match = re.search(rf"\b{re.escape(token)}\s+(\w+)", prompt, re.IGNORECASE)
-    return f"a {token} {match[1]}" if match else f"a {token}"
+    """What photos of the subject show, if nobody says: from the article to the word after the token, "a red sks dog is
+    waving" -> "a red sks dog". A model that has learned "a sks dog" may take "a red sks dog" for any red one."""
+    words = [word.strip(",.;:!?") for word in prompt.split()]
+    place = next((i for i, word in enumerate(words) if word.lower() == token.lower()), None)
+    if place is None:
+        return f"a {token}"
+    articles = [i for i in range(place) if words[i].lower() in ("a", "an", "the")]
+    said = words[articles[-1] : place + 2] if articles else ["a", *words[place : place + 2]]
+    return " ".join(said)

@@ -116,9 +116,12 @@ BUILTIN = Preset(
         # What does not depend on time learns slowly: at 5e-3 the face fades more and less moves.
         learning_rate_fields=Milestones(1e-3, at=(160, 200)), learning_rate_time=Milestones(0.02, at=(160, 200)),
     ),
+    # One subject is a narrow target: little guidance finds it, and much burns its colours. What little there is leads
+    # away from its kind, else its markings fade: they are what the mean of all that the model draws has least of.
     personalize=PersonalizeSettings(
-        steps=400, photos=4, learning_rate=Constant(1e-3), learning_rate_text=Constant(1e-4), class_images=64,
-        sampling_guidance=3.0, sampling_steps=20,
+        steps=600, photos=4, learning_rate=Milestones(1e-3, at=(400, 520), factor=0.3),
+        learning_rate_text=Constant(1e-4), class_images=64, sampling_guidance=3.0, sampling_steps=20,
+        weight_2d=6.0, guidance_2d=1.5, away_from_class=True,
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),
 )
@@ -153,6 +156,13 @@ def ablate(settings: Preset, name: str) -> Preset:
     if ablated.priors.image == image or image == "builtin" or settings.priors.base:
         return ablated
     return merge(ablated, {"priors": {"base": image}})
+
+
+def for_subject(settings: Preset) -> Preset:
+    """`settings` with those of the static stage that a personalised image model asks for."""
+    own = {name: getattr(settings.personalize, name) for name in ("weight_2d", "guidance_2d")}
+    given = {name: value for name, value in own.items() if value is not None}
+    return replace(settings, static=replace(settings.static, **given))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

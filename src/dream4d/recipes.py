@@ -47,7 +47,7 @@ from dream4d.personalize import (
 )
 from dream4d.picture import Picture, copy_picture, read_framed, read_picture
 from dream4d.plans import Frugal, Plan, dynamic_need, fitting, plan_for, static_need, with_plans
-from dream4d.presets import Preset, to_mapping
+from dream4d.presets import Preset, for_subject, to_mapping
 from dream4d.priors.adapters import lora_file, write_lora
 from dream4d.priors.deepfloyd import DeepFloyd
 from dream4d.priors.lora import Lora, read_lora
@@ -84,30 +84,40 @@ def text_to_4d(
 
 def subject_to_4d(
     prompt: str, subject: str | Path, settings: Preset, out: str | Path, *, subject_prompt: str | None = None,
-    overwrite: bool = False,
+    moves: bool = True, overwrite: bool = False,
 ) -> Path:
-    """Both stages with a personalised image model (paper Sec. 3.3). Returns the video.
+    """Both stages, or the static one alone, with a personalised image model (paper Sec. 3.3). Returns the video.
 
     subject: a folder of photos, from which the model learns in the run's ``subject/``, or a LoRA that knows the
-    subject. subject_prompt: what the photos show, by default the subject's word and the next one of `prompt`.
+    subject. subject_prompt: what the photos show, by default what `prompt` says of the subject, see `subject_of`.
+    moves: go on to the dynamic stage.
 
     Only the image model gets the LoRA. The others never saw the word of the subject: their prompt goes without it, and
     what moves is settled by the static scene. Raises ValueError as `text_to_4d` does, and as `personalize` does.
     """
-    check(settings, "image", "multiview", "video")
+    check(settings, "image", "multiview")
+    if moves:
+        check(settings, "video")
     image_folder(settings)
     plain = without_token(prompt, settings.personalize.token)
     known = Path(subject) if Path(subject).suffix == ".safetensors" else lora_file(Path(subject))
     lora = None if known is None else read_lora(known)
     subject_prompt = subject_prompt or subject_of(prompt, settings.personalize.token)
+    kind = without_token(subject_prompt, settings.personalize.token)
     if lora is None:
         _check_subject(subject, subject_prompt, settings)
-    job = _job("generate", prompt, settings, subject=str(subject), subject_prompt=subject_prompt)
+    command = "generate" if moves else "static"
+    job = _job(command, prompt, settings, subject=str(subject), subject_prompt=subject_prompt)
     with Run(out, job, overwrite=overwrite) as run:
         if not run.scene.exists():
             lora = lora or read_lora(personalize(subject, subject_prompt, settings, run.subject))
-            _static_stage(run, run.static_scene, prompt, settings, lora=lora, multiview_prompt=plain)
-            _dynamic_stage(run, run.static_scene, plain, settings)
+            target = run.static_scene if moves else run.scene
+            _static_stage(
+                run, target, prompt, for_subject(settings), lora=lora, multiview_prompt=plain,
+                image_negative=kind if settings.personalize.away_from_class else None,
+            )
+            if moves:
+                _dynamic_stage(run, target, plain, settings)
         return _video(run, settings)
 
 
@@ -270,7 +280,7 @@ def prompt_of(source: str | Path) -> str:
 
 def _static_stage(
     run: Run, target: Path, prompt: str, settings: Preset, *, lora: Lora | None = None,
-    multiview_prompt: str | None = None,
+    multiview_prompt: str | None = None, image_negative: str | None = None,
 ) -> None:
     if target.exists():
         return
@@ -279,13 +289,14 @@ def _static_stage(
     with fitting("loading the models of the static stage"):
         image, multiview = image_prior(settings, device, shared, lora), multiview_prior(settings, device, shared)
         priors = [prior for prior in (image, multiview) if prior is not None]
-        _encode_prompts(priors, prompt, settings, *filter(None, [multiview_prompt]))
+        _encode_prompts(priors, prompt, settings, *filter(None, [multiview_prompt, image_negative]))
 
     def fit(plan: Plan) -> Iterator[StepReport]:
         _apply(plan, settings, priors)
         return fit_static(
             state, image_prior=image, multiview_prior=multiview, prompt=prompt, negative=settings.negative,
-            multiview_prompt=multiview_prompt, settings=settings.static, budget=plan.samples,
+            image_negative=image_negative, multiview_prompt=multiview_prompt, settings=settings.static,
+            budget=plan.samples,
         )
 
     _grow(run, target, state, settings, settings.static, priors, fit)

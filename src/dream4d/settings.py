@@ -269,6 +269,9 @@ class DynamicSettings:
     """Weight of the loss in decoded RGB beside that of the latents, lambda_dec."""
     frames_pixels: int | None = None
     """At most so many frames of a clip, chosen at random, are decoded for that loss; all if None. Its mean stays."""
+    kept_mean: float = 0.0
+    """How far the video model is not asked for what a clip shows on average, 0 to 1, but only for what changes: against
+    hiding what it never saw, such as a subject's markings."""
     weight_tv: float = 1000.0
     """Weight of the total variation of the displacement, lambda_TV, the scene being a cube of side 1."""
     weight_planes: float = 1000.0
@@ -318,6 +321,13 @@ class PersonalizeSettings:
     """Pictures of each prompt on the sample sheets."""
     resolution: int | None = None
     """Height and width to which photos are cropped and scaled; the model's own if None."""
+    weight_2d: float | None = None
+    """Weight of a personalised image prior's loss in the static stage; `static.weight_2d` if None."""
+    guidance_2d: float | None = None
+    """Scale of its classifier-free guidance there; `static.guidance_2d` if None."""
+    away_from_class: bool = False
+    """Lead it away from the subject's class, "a dog", in place of the negative prompt: what sets this dog apart is then
+    drawn more strongly, and not what any dog has."""
 
 
 @dataclass(frozen=True)

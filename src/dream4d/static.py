@@ -43,12 +43,14 @@ def start_static(scene: Scene, *, seed: int, occupancy: OccupancyGrid | None = N
 
 def fit_static(
     state: State, *, image_prior: Prior | None, multiview_prior: Prior | None, prompt: str, negative: str = "",
-    multiview_prompt: str | None = None, settings: StaticSettings = _PAPER, budget: int = BUDGET,
+    image_negative: str | None = None, multiview_prompt: str | None = None, settings: StaticSettings = _PAPER,
+    budget: int = BUDGET,
 ) -> Iterator[StepReport]:
     """Train `state.scene` in place until step `settings.steps`; yields after each step, when `state` may be saved.
 
     A prior that is None has no loss (the paper's ablations). The image prior reads `prompt` and the words of the view,
-    the multi-view prior `multiview_prompt` (by default `prompt`) as it is. `negative`: the unconditional input of both.
+    the multi-view prior `multiview_prompt` (by default `prompt`) as it is. `negative`: the unconditional input of both,
+    or of the latter where the image prior has `image_negative`.
     budget: see `render.render`; it changes memory and time, not the step.
 
     Raises ValueError for settings that contradict each other and where both priors are None.
@@ -57,7 +59,7 @@ def fit_static(
         raise ValueError("the static stage needs an image prior, a multi-view prior, or both")
     guidance: list[Guidance] = []
     if image_prior is not None:
-        guidance.append(ImageGuidance(image_prior, prompt, negative, settings))
+        guidance.append(ImageGuidance(image_prior, prompt, image_negative or negative, settings))
     if multiview_prior is not None:
         guidance.append(MultiviewGuidance(multiview_prior, multiview_prompt or prompt, negative, settings))
     return fit_guided(state, guidance, settings=settings, budget=budget)
