@@ -125,14 +125,13 @@ def look(
     row = {f"reference_{size}": reference(folder, picture.at(size)[0], settings, device) for size in (64, 128)}
     scene = Scene.load(folder / "scene.safetensors").to(device)
     shots = [shot for shot in STILLS if min(shot[1] % 360, -shot[1] % 360) > SEEN]
-    pictures = photograph(scene, [*shots, *SHOWN]).rgb
     visible = prop_pixels(combination, shots, str(device))
-    right = compare(judge.read(pictures[: len(shots)]), combination, shots, visible)
+    right = compare(judge.read(photograph(scene, shots).rgb), combination, shots, visible)
     row |= {f"unseen_{name}": values.float().mean().item() for name, values in right.items() if len(values)}
     names = ("motion_right", "motion_agreement", "amount", "static_psnr")
     row |= {name: metrics[name] for name in names if name in metrics}
-    shown = torch.cat([picture.at(pictures.shape[1])[0][None], pictures[len(shots) :].cpu()]).clamp(0, 1)
-    return row, contact_sheet(shown[None], ["picture", *(f"{a:.0f} deg, time {t}" for t, a in SHOWN)])
+    shown = torch.cat([picture.at(96)[0][None], photograph(scene, SHOWN, size=96, grey=0.9).rgb.cpu()]).clamp(0, 1)
+    return row, contact_sheet(shown[None], ["picture", *(f"time {t}" if t else f"{a:.0f} deg" for t, a in SHOWN)])
 
 
 def reference(folder: Path, truth: Tensor, settings: Preset, device: torch.device) -> float:

@@ -145,7 +145,7 @@ class ReferenceView:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Empty space around the object, by the sparsity of the random views, and white behind it, by the error of the
+    """Empty space around the object, by the sparsity of the random views, and one colour behind it, by the error of the
     scene's own background: before that it stands in the dynamic stage."""
 
     settings: PictureSettings
@@ -154,7 +154,7 @@ class Surroundings:
         behind = step.background()
         return {
             "sparsity": (self.settings.weight_sparsity, sparsity(step.images.opacity)),
-            "background": (1.0, colour_error(behind, torch.ones_like(behind))),
+            "background": (1.0, colour_error(behind, behind.new_tensor(self.settings.background).expand_as(behind))),
         }
 
 

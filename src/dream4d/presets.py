@@ -95,7 +95,9 @@ BUILTIN = Preset(
     ),
     reconstruct=ReconstructSettings(
         middle=(0.03, 0.0, -0.08),  # of the video prior's toys
-        density=0.3,  # then about that of scenes from text
+        # Its motion: less density than the fit has, changes over time alone (asked for what it shows as well, the video
+        # model makes a robot an orange lump), finer levels sooner.
+        density=0.3, kept_mean=1.0, levels=Levels(1, every=20, most=6),
         log2_size=17, steps=500, samples_per_ray=256, learning_rate_grid=Milestones(0.02, at=(300, 400, 450)),
         learning_rate_mlp=Milestones(0.005, at=(300, 400, 450)),
     ),
@@ -103,6 +105,7 @@ BUILTIN = Preset(
         steps=400, images=Constant(4), resolution=Switch(32, 64, at=100), samples_per_ray=96,
         reference_resolution=Constant(64), distance=4.35,  # from where the object is as large as the video prior's toys
         weight_2d=0.3, guidance_2d=10.0, weight_3d=Constant(1.0),  # with less 2D, what the picture hides is left out
+        background=(0.6, 0.7, 0.8),  # white toys before white are lost on the video prior
         weight_picture=5000.0, weight_mask=500.0,  # at the paper's 500 and 50 the front fades under the image prior
         learning_rate_grid=Milestones(0.02, at=(260, 320, 360)),
         learning_rate_mlp=Milestones(0.005, at=(260, 320, 360)),
@@ -163,6 +166,16 @@ def for_subject(settings: Preset) -> Preset:
     own = {name: getattr(settings.personalize, name) for name in ("weight_2d", "guidance_2d")}
     given = {name: value for name, value in own.items() if value is not None}
     return replace(settings, static=replace(settings.static, **given))
+
+
+def for_mesh(settings: Preset) -> Preset:
+    """`settings` with those of the dynamic stage that a given model asks for."""
+    own, deformation = settings.reconstruct, settings.deformation
+    given = {name: value for name in ("kept_mean", "levels") if (value := getattr(own, name)) is not None}
+    return replace(
+        settings, dynamic=replace(settings.dynamic, **given),
+        deformation=replace(deformation, at_rest=deformation.at_rest or own.at_rest),
+    )
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

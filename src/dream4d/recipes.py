@@ -47,7 +47,7 @@ from dream4d.personalize import (
 )
 from dream4d.picture import Picture, copy_picture, read_framed, read_picture
 from dream4d.plans import Frugal, Plan, dynamic_need, fitting, plan_for, static_need, with_plans
-from dream4d.presets import Preset, for_subject, to_mapping
+from dream4d.presets import Preset, for_mesh, for_subject, to_mapping
 from dream4d.priors.adapters import lora_file, write_lora
 from dream4d.priors.deepfloyd import DeepFloyd
 from dream4d.priors.lora import Lora, read_lora
@@ -199,7 +199,7 @@ def mesh_to_4d(
     with Run(out, job, overwrite=overwrite) as run:
         if not run.scene.exists():
             _mesh_stage(run, run.static_scene, mesh, settings)
-            _dynamic_stage(run, run.static_scene, prompt, settings, at_rest=chosen.at_rest, density=chosen.density)
+            _dynamic_stage(run, run.static_scene, prompt, for_mesh(settings), density=chosen.density)
         return _video(run, settings, chosen.samples_per_ray)
 
 
@@ -373,14 +373,12 @@ def _mesh_stage(run: Run, target: Path, mesh: Mesh, settings: Preset) -> None:
     scene.save(target)
 
 
-def _dynamic_stage(
-    run: Run, source: Path, prompt: str, settings: Preset, *, at_rest: bool = False, density: float = 1.0
-) -> None:
-    """at_rest: see `DeformationShape`, whose own it joins. density: see `fit_dynamic`."""
+def _dynamic_stage(run: Run, source: Path, prompt: str, settings: Preset, *, density: float = 1.0) -> None:
+    """density: see `fit_dynamic`."""
     device = pick_device(settings.device)
     torch.manual_seed(settings.seed)
     scene = Scene.load(source)
-    scene.add_motion(replace(settings.deformation, at_rest=settings.deformation.at_rest or at_rest))
+    scene.add_motion(settings.deformation)
     state = start_dynamic(scene.to(device), seed=settings.seed, occupancy=OccupancyGrid().to(device))
     _resume(run, "dynamic", state)
     with fitting("loading the video model"):

@@ -168,6 +168,10 @@ class ReconstructSettings:
     """`deformation.at_rest` of its motion, so that time 0 shows the model as it is."""
     density: float = 1.0
     """Factor of its density while its motion is learned: what hides all behind its skin moves less."""
+    kept_mean: float | None = None
+    """In place of `dynamic.kept_mean` if not None: a video model that never saw the model would change it."""
+    levels: Count | None = None
+    """In place of `dynamic.levels` if not None."""
     light: float = 0.0
     """How much darker the model is drawn where it faces away from a light above its front, 0 to 1. What has no colours
     needs some to be seen as a shape."""
@@ -230,6 +234,8 @@ class PictureSettings(StaticSettings):
     """Weight of its mean squared error from the mask."""
     weight_sparsity: float = 0.1
     """Weight of the sparsity of the random views' opacities."""
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """What the scene's own background becomes, RGB: before that the video model sees the object."""
     fill: float = 0.8
     """Share of the reference view's height and width that the larger side of the object takes."""
     rembg: str | None = None
