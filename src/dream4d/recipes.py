@@ -92,8 +92,8 @@ def subject_to_4d(
     subject. subject_prompt: what the photos show, by default what `prompt` says of the subject, see `subject_of`.
     moves: go on to the dynamic stage.
 
-    Only the image model gets the LoRA. The others never saw the word of the subject: their prompt goes without it, and
-    what moves is settled by the static scene. Raises ValueError as `text_to_4d` does, and as `personalize` does.
+    Only the image model gets the LoRA. The others never saw the word of the subject: their prompt goes without it.
+    Raises ValueError as `text_to_4d` does, and as `personalize` does.
     """
     check(settings, "image", "multiview")
     if moves:
