@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from dream4d.presets import ABLATIONS, PRESETS, ablate, for_subject, merge, preset, to_mapping
+from dream4d.presets import ABLATIONS, PRESETS, ablate, for_mesh, for_subject, merge, preset, to_mapping
 from dream4d.run import flatten
 from dream4d.schedules import Constant
 
@@ -87,3 +87,14 @@ def test_a_personalised_model_has_numbers_of_its_own():
     changed = for_subject(builtin)
     assert changed.static.guidance_2d == builtin.personalize.guidance_2d != builtin.static.guidance_2d
     assert merge(changed, {"static": {"weight_2d": 2.0, "guidance_2d": 10.0}}) == builtin
+
+
+def test_a_given_model_has_a_motion_stage_of_its_own():
+    paper = for_mesh(preset("paper"))
+    assert paper.dynamic == preset("paper").dynamic
+    assert paper.deformation.at_rest
+    free = merge(preset("builtin"), {"reconstruct": {"at_rest": False, "kept_mean": None, "levels": None}})
+    assert for_mesh(free) == free
+    changed = for_mesh(preset("builtin"))
+    assert changed.dynamic.kept_mean == 1
+    assert [changed.dynamic.levels(step) for step in (0, 19, 20, 119, 239)] == [1, 1, 2, 6, 6]

@@ -220,6 +220,15 @@ def test_the_reference_view_becomes_the_picture_and_what_is_behind_it_white():
     assert psnr(-50.0, torch.ones(3)) < 20, "it is the view from there"
 
 
+@pytest.mark.parametrize("colour", [(1.0, 1.0, 1.0), (0.1, 0.6, 0.8)])
+def test_the_background_becomes_the_colour_that_is_wanted(colour):
+    fast = replace(FROM_PICTURE, steps=60, learning_rate_mlp=Constant(0.02), background=colour)
+    state = start_static(tiny_scene(), seed=0)
+    list(fit_to_picture(state, fast))
+    directions = torch.nn.functional.normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    assert (state.scene.background(directions) - torch.tensor(colour)).abs().mean() < 0.06
+
+
 def test_the_terms_of_a_picture_and_their_priors():
     image, novel = GaussianPrior(PURPLE), GaussianPrior(PURPLE)
     own = {"picture", "mask", "sparsity", "background", "entropy"}

@@ -206,7 +206,7 @@ def merge(settings: T, values: Mapping[str, Any], prefix: str = "") -> T:
         name, now = f"{prefix}{key}", getattr(settings, key, None)
         if key not in hints:
             raise ValueError(f"unknown key {name}; {suggest(name, [prefix + known for known in hints])}")
-        if hints[key] in SCHEDULES or not is_dataclass(now):
+        if _beside_none(hints[key]) in SCHEDULES or not is_dataclass(now):
             try:
                 changes[key] = _convert(value, hints[key])
             except ValueError as error:
@@ -218,8 +218,16 @@ def merge(settings: T, values: Mapping[str, Any], prefix: str = "") -> T:
     return replace(settings, **changes)  # type: ignore[type-var]
 
 
+def _beside_none(kind: Any) -> Any:
+    """What a value is if it is not None."""
+    if get_origin(kind) in (typing.Union, UnionType) and NoneType in (kinds := get_args(kind)):
+        kinds = tuple(each for each in kinds if each is not NoneType)
+        return typing.Union[kinds]  # noqa: UP007, a union of what there is
+    return kind
+
+
 def _plain(value: Any, kind: Any) -> Any:
-    if kind in SCHEDULES:
+    if value is not None and _beside_none(kind) in SCHEDULES:
         return value.value if isinstance(value, Constant) else format_schedule(value)
     if is_dataclass(value):
         return to_mapping(value)
@@ -227,12 +235,11 @@ def _plain(value: Any, kind: Any) -> Any:
 
 
 def _convert(value: Any, kind: Any) -> Any:
+    if value is None and NoneType in get_args(kind):
+        return None
+    kind = _beside_none(kind)
     if kind in SCHEDULES:
         return parse_schedule(str(value))
-    if get_origin(kind) in (typing.Union, UnionType):
-        if value is None and NoneType in get_args(kind):
-            return None
-        kind = next(k for k in get_args(kind) if k is not NoneType)
     if get_origin(kind) is typing.Literal:
         if value not in get_args(kind):
             raise ValueError(f"expected {' or '.join(get_args(kind))}, not {value!r}")
