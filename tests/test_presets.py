@@ -86,7 +86,10 @@ def test_a_personalised_model_has_numbers_of_its_own():
     builtin = preset("builtin")
     changed = for_subject(builtin)
     assert changed.static.guidance_2d == builtin.personalize.guidance_2d != builtin.static.guidance_2d
-    assert merge(changed, {"static": {"weight_2d": 2.0, "guidance_2d": 10.0}}) == builtin
+    assert changed.dynamic == for_mesh(builtin).dynamic != builtin.dynamic
+    static = {"weight_2d": 2.0, "guidance_2d": 10.0}
+    back = {"static": static, "deformation": {"at_rest": False}, "dynamic": to_mapping(builtin.dynamic)}
+    assert merge(changed, back) == builtin
 
 
 def test_a_given_model_has_a_motion_stage_of_its_own():

@@ -125,6 +125,7 @@ BUILTIN = Preset(
         steps=600, photos=4, learning_rate=Milestones(1e-3, at=(400, 520), factor=0.3),
         learning_rate_text=Constant(1e-4), class_images=64, sampling_guidance=3.0, sampling_steps=20,
         weight_2d=6.0, guidance_2d=1.5, away_from_class=True,
+        at_rest=True, kept_mean=1.0, levels=Levels(1, every=20, most=6),  # as for meshes
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),
 )
@@ -162,20 +163,25 @@ def ablate(settings: Preset, name: str) -> Preset:
 
 
 def for_subject(settings: Preset) -> Preset:
-    """`settings` with those of the static stage that a personalised image model asks for."""
-    own = {name: getattr(settings.personalize, name) for name in ("weight_2d", "guidance_2d")}
-    given = {name: value for name, value in own.items() if value is not None}
-    return replace(settings, static=replace(settings.static, **given))
+    """`settings` with those of both stages that a personalised image model asks for."""
+    given = _given(settings.personalize, "weight_2d", "guidance_2d")
+    return _moved(replace(settings, static=replace(settings.static, **given)), settings.personalize)
 
 
 def for_mesh(settings: Preset) -> Preset:
     """`settings` with those of the dynamic stage that a given model asks for."""
-    own, deformation = settings.reconstruct, settings.deformation
-    given = {name: value for name in ("kept_mean", "levels") if (value := getattr(own, name)) is not None}
-    return replace(
-        settings, dynamic=replace(settings.dynamic, **given),
-        deformation=replace(deformation, at_rest=deformation.at_rest or own.at_rest),
-    )
+    return _moved(settings, settings.reconstruct)
+
+
+def _moved(settings: Preset, own: PersonalizeSettings | ReconstructSettings) -> Preset:
+    """With the motion of what the video model never saw."""
+    deformation = replace(settings.deformation, at_rest=settings.deformation.at_rest or own.at_rest)
+    dynamic = replace(settings.dynamic, **_given(own, "kept_mean", "levels"))
+    return replace(settings, deformation=deformation, dynamic=dynamic)
+
+
+def _given(own: Any, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(own, name)) is not None}
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

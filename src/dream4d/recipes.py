@@ -111,13 +111,13 @@ def subject_to_4d(
     with Run(out, job, overwrite=overwrite) as run:
         if not run.scene.exists():
             lora = lora or read_lora(personalize(subject, subject_prompt, settings, run.subject))
-            target = run.static_scene if moves else run.scene
+            target, own = run.static_scene if moves else run.scene, for_subject(settings)
             _static_stage(
-                run, target, prompt, for_subject(settings), lora=lora, multiview_prompt=plain,
+                run, target, prompt, own, lora=lora, multiview_prompt=plain,
                 image_negative=kind if settings.personalize.away_from_class else None,
             )
             if moves:
-                _dynamic_stage(run, target, plain, settings)
+                _dynamic_stage(run, target, plain, own)
         return _video(run, settings)
 
 

@@ -334,6 +334,12 @@ class PersonalizeSettings:
     away_from_class: bool = False
     """Lead it away from the subject's class, "a dog", in place of the negative prompt: what sets this dog apart is then
     drawn more strongly, and not what any dog has."""
+    at_rest: bool = False
+    """`deformation.at_rest` of the subject's motion."""
+    kept_mean: float | None = None
+    """In place of `dynamic.kept_mean` if not None: a video model that never saw the subject would hide its markings."""
+    levels: Count | None = None
+    """In place of `dynamic.levels` if not None."""
 
 
 @dataclass(frozen=True)
