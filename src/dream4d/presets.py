@@ -106,6 +106,7 @@ BUILTIN = Preset(
         reference_resolution=Constant(64), distance=4.35,  # from where the object is as large as the video prior's toys
         weight_2d=0.3, guidance_2d=10.0, weight_3d=Constant(1.0),  # with less 2D, what the picture hides is left out
         background=(0.6, 0.7, 0.8),  # white toys before white are lost on the video prior
+        weight_entropy=Switch(0.0, 300.0, at=150),  # and full of holes: white through them costs nothing
         weight_picture=5000.0, weight_mask=500.0,  # at the paper's 500 and 50 the front fades under the image prior
         learning_rate_grid=Milestones(0.02, at=(260, 320, 360)),
         learning_rate_mlp=Milestones(0.005, at=(260, 320, 360)),
