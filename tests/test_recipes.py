@@ -172,7 +172,7 @@ def pictured(settings, tmp_path_factory):
     image.paste("red", (10, 5, 20, 25))
     image.save(folder / "toy.png")
     priors = {name: str(folder / name) for name in ("novel", "picture")}
-    return merge(settings, {"priors": priors}), folder / "toy.png"
+    return merge(settings, {"priors": priors, "picture": {"weight_entropy": 1.0}}), folder / "toy.png"
 
 
 @pytest.mark.parametrize("picture", ["deepfloyd", "image model"])
