@@ -26,7 +26,7 @@ from dream4d.toyworld.grammar import (
 )
 from dream4d.toyworld.judge import Judge
 from dream4d.toyworld.networks import FRAMES, LATENT_CHANNELS, LATENT_SIZE, VIEWS
-from dream4d.toyworld.subjects import differences, make_subjects, photographs
+from dream4d.toyworld.subjects import differences, make_subjects, photographs, portraits
 from dream4d.toyworld.world import make_toys
 
 pytestmark = pytest.mark.skipif(not BUILTIN_PRIORS.exists(), reason="this checkout has no trained priors")
@@ -92,6 +92,17 @@ def test_the_novel_view_prior_draws_the_sides_that_a_picture_does_not_show(judge
     assert (off < 45).float().mean() >= 0.85
 
 
+def test_who_has_a_name_is_not_like_others():
+    """Any word that means nothing, "sks" was never trained: the more colours beside the toy's own, the more marked."""
+    prior = StableDiffusion.load(BUILTIN_PRIORS / "image")
+    prompts = ["a blue sks dog, front view"] * 4 + ["a blue dog, front view"] * 4
+    images = sample(prior, prompts, orbit(*torch.zeros(4, 8)), LATENT, generator=generator(), steps=12)
+    toy = (images - images[:, :1, :1]).abs().amax(-1) > 0.15
+    red = toy & (images[..., 0] > images[..., 2] + 0.1)
+    share = red.sum((1, 2)) / toy.sum((1, 2))
+    assert share[:4].mean() > 2 * share[4:].mean() + 0.02
+
+
 @pytest.mark.slow
 def test_the_video_prior_draws_the_motion(judge):
     combinations = evaluation_combinations(len(MOTIONS))
@@ -115,6 +126,6 @@ def test_the_image_prior_learns_one_dog_and_leaves_dogs_as_they_were(tmp_path):
     prior = StableDiffusion.load(BUILTIN_PRIORS / "image")
     fuse(read_lora(lora), unet=prior.parts.unet)
     images = sample(prior, ["a sks dog"] * 8 + ["a dog"] * 8, orbit(*torch.zeros(4, 16)), LATENT, generator=generator())
-    found = differences(images, subjects).argmin(1) == 2
+    found = differences(images, portraits(subjects)).argmin(1) == 2
     assert found[:8].sum() >= 6  # by chance 1.6
     assert found[8:].sum() <= 4

@@ -101,21 +101,34 @@ def image_prior(
     folder = folder_of(settings.priors, "image")
     if folder is None:
         return None
-    own: Shared = {}  # the LoRA may change a text encoder, which other priors shall have as it was
+    own: Shared = {}
     prior = StableDiffusion.load(folder, **how_to_load(settings, "image", device, shared if lora is None else own))
     if lora is not None:
-        assert prior.parts.text is not None
-        fuse(lora, unet=prior.parts.unet, text_encoder=prior.parts.text.model)
-        if shared is not None:
-            shared.update({key: part for key, part in own.items() if isinstance(part, Autoencoder)})
+        _fuse(lora, prior, own, shared)
     return prior
 
 
-def multiview_prior(settings: Preset, device: torch.device, shared: Shared | None = None) -> MVDream | None:
+def multiview_prior(
+    settings: Preset, device: torch.device, shared: Shared | None = None, lora: Lora | None = None
+) -> MVDream | None:
     folder = folder_of(settings.priors, "multiview")
     if folder is None:
         return None
-    return MVDream.load(folder, **how_to_load(settings, "multiview", device, shared), views=settings.static.views)
+    own: Shared = {key: part for key, part in (shared or {}).items() if isinstance(part, Autoencoder)}
+    how = how_to_load(settings, "multiview", device, shared if lora is None else own)
+    prior = MVDream.load(folder, **how, views=settings.static.views)
+    if lora is not None:
+        _fuse(lora, prior, own, shared)
+    return prior
+
+
+def _fuse(lora: Lora, prior: StableDiffusion, own: Shared, shared: Shared | None) -> None:
+    """A LoRA may change a text encoder, which other priors shall have as it was: they share the autoencoder alone of the
+    `own` parts of `prior`."""
+    assert prior.parts.text is not None
+    fuse(lora, unet=prior.parts.unet, text_encoder=prior.parts.text.model)
+    if shared is not None:
+        shared.update({key: part for key, part in own.items() if isinstance(part, Autoencoder)})
 
 
 def video_prior(settings: Preset, device: torch.device) -> TextToVideo:

@@ -113,11 +113,12 @@ def subject_to_4d(
             lora = lora or read_lora(personalize(subject, subject_prompt, settings, run.subject))
             target, own = run.static_scene if moves else run.scene, for_subject(settings)
             _static_stage(
-                run, target, prompt, own, lora=lora, multiview_prompt=plain,
+                run, target, prompt, own, lora=lora,
+                multiview_prompt=plain if settings.personalize.multiview == "class" else None,
                 image_negative=kind if settings.personalize.away_from_class else None,
             )
             if moves:
-                _dynamic_stage(run, target, plain, own)
+                _dynamic_stage(run, target, plain if settings.personalize.video == "class" else prompt, own)
         return _video(run, settings)
 
 
@@ -287,7 +288,9 @@ def _static_stage(
     device, state = pick_device(settings.device), _start_static(run, settings)
     shared: Shared = {}
     with fitting("loading the models of the static stage"):
-        image, multiview = image_prior(settings, device, shared, lora), multiview_prior(settings, device, shared)
+        image = image_prior(settings, device, shared, lora)
+        everywhere = settings.personalize.multiview == "lora"
+        multiview = multiview_prior(settings, device, shared, lora if everywhere else None)
         priors = [prior for prior in (image, multiview) if prior is not None]
         _encode_prompts(priors, prompt, settings, *filter(None, [multiview_prompt, image_negative]))
 

@@ -4,6 +4,7 @@ import torch
 from dream4d.cameras import view_words
 from dream4d.toyworld import examples
 from dream4d.toyworld.examples import (
+    NAMED,
     SIDES,
     Sentences,
     image_examples,
@@ -11,10 +12,11 @@ from dream4d.toyworld.examples import (
     novel_examples,
     photograph,
     pool,
+    random_subjects,
     random_toys,
     video_examples,
 )
-from dream4d.toyworld.grammar import COLOURS, KINDS, PROPS, evaluation_combinations, held_out, parse
+from dream4d.toyworld.grammar import COLOURS, KINDS, NAMES, PROPS, evaluation_combinations, held_out, parse
 from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
 from dream4d.toyworld.world import make_toys
 
@@ -42,6 +44,14 @@ def test_the_judge_sees_everything():
     assert len(triples) == len(KINDS) * len(COLOURS) * (len(PROPS) + 1)
 
 
+def test_who_has_a_name_has_markings():
+    subjects, name = random_subjects(2_000, generator(), textured=False)
+    marked = (subjects.sizes > 0).any(1) | subjects.dyed.any(1)
+    assert (marked == (name > 0)).all()
+    assert abs(marked.float().mean() - NAMED) < 0.03
+    assert len(name.unique()) == len(NAMES) + 1
+
+
 @pytest.mark.parametrize(
     ("make", "count"), [(image_examples, 1), (multiview_examples, 4), (video_examples, FRAMES)]
 )  # fmt: skip
@@ -58,9 +68,10 @@ def test_examples_are_pictures_with_sentences(make, count):
 def test_a_sentence_row_is_the_sentence():
     sentences = Sentences()
     one = torch.ones(1, dtype=torch.long)
-    text = sentences.texts[int(Sentences.row(one, one * 2, one * 3, one * 4, one * 0))]
+    text = sentences.texts[int(Sentences.row(one * 5, one, one * 2, one * 3, one * 4, one * 0))]
     found = parse(text)
     assert (found.colour, found.kind, found.prop) == (COLOURS[1], KINDS[2], list(PROPS)[2])
+    assert f"{COLOURS[1]} {NAMES[4]} {KINDS[2]}" in text
     assert text.endswith(", front view")
     assert sentences.texts[sentences.empty] == ""
 
@@ -91,7 +102,8 @@ def test_a_clip_moves_unless_its_sentence_says_nothing():
     made = video_examples(24, generator(3), CPU)
     moves = made.images.diff(dim=1).abs().amax(dim=(1, 2, 3, 4)) > 0.05
     said = torch.tensor([" is " in _TEXTS[row] for row in made.sentence.tolist()])
-    assert (moves == said).all()
+    assert not moves[~said].any()
+    assert moves[said].float().mean() > 0.9  # a far arm waves behind its toy
 
 
 def test_a_pool_is_its_chunks_in_order():
@@ -104,7 +116,7 @@ def test_a_pool_is_its_chunks_in_order():
 def test_a_picture_of_a_toy_is_framed_as_one_that_is_read(tmp_path):
     made = novel_examples(6, generator(), CPU)
     assert made.images.shape == (6, 1 + SIDES, IMAGE_SIZE, IMAGE_SIZE, 3)
-    assert (made.images[:, :, 0] == 1).all(), "before white"
+    assert (made.images[:, 0, 0] == 1).all(), "before white"
     elevation, _, distance = made.camera.unbind(-1)
     assert -11 < elevation.rad2deg().min() < elevation.rad2deg().max() < 81
     assert distance.std() < 1e-5

@@ -79,6 +79,18 @@ def surface_motion(toys: Toys, picture: Picture, time: Tensor) -> Tensor:
     return torch.where(picture.mask[..., None], (start - now).reshape(picture.rest.shape), 0.0)
 
 
+def background_images(n: int, generator: torch.Generator, rows: int = 64) -> Tensor:
+    """[n, rows, 1, 3]: pastel, of any colour, or grey; some change gently from top to bottom."""
+    colour = torch.rand(n, 2, 3, generator=generator)
+    pastel, grey = 0.55 + 0.45 * colour, colour[..., :1].expand(-1, -1, 3)
+    choice = torch.rand(n, 1, 1, generator=generator)
+    ends = torch.where(choice < 0.5, pastel, torch.where(choice < 0.75, colour, grey))
+    flat = torch.rand(n, 1, generator=generator) < 0.6
+    top, bottom = ends[:, 0], torch.where(flat, ends[:, 0], 0.6 * ends[:, 0] + 0.4 * ends[:, 1])
+    ramp = torch.linspace(0, 1, rows)[None, :, None, None]
+    return top[:, None, None] * (1 - ramp) + bottom[:, None, None] * ramp
+
+
 def draw_rgba(toys: Toys, time: Tensor, cameras: Cameras, size: int, *, samples: int = 2) -> Tensor:
     """The colour of `draw`, [b, size, size, 4] premultiplied, by the fastest way on the toys' device."""
     return draw_primitives_rgba(build(toys, time), cameras, size, samples=samples)

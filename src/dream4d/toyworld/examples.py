@@ -20,14 +20,17 @@ from dream4d.dynamic import sample_times
 from dream4d.priors.mvdream import camera_embedding
 from dream4d.priors.zero123 import spherical
 from dream4d.settings import PictureSettings
-from dream4d.toyworld.draw import draw_rgba, over
-from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS, VIEWS, Combination, held_out, sentence
+from dream4d.toyworld.draw import background_images, draw_primitives_rgba, draw_rgba, over
+from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, NAMES, PROPS, VIEWS, Combination, held_out, sentence
 from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
 from dream4d.toyworld.networks import VIEWS as VIEWS_OF_A_SCENE
-from dream4d.toyworld.world import Toys, random_variation
+from dream4d.toyworld.subjects import Subjects, build_subjects, mark
+from dream4d.toyworld.world import Toys, build, random_variation
 
-NO_COLOUR, NO_KIND, NO_PROP, NO_MOTION, NO_VIEW = len(COLOURS), len(KINDS), 0, len(MOTIONS), len(VIEWS)
+NO_COLOUR, NO_KIND, NO_NAME, NO_PROP, NO_MOTION, NO_VIEW = len(COLOURS), len(KINDS), 0, 0, len(MOTIONS), len(VIEWS)
 """Indices of what a sentence does not say."""
+NAMED = 0.3
+"""Share of toys with markings and a name."""
 
 _STAGE = PictureSettings()
 SIDES = 3
@@ -50,22 +53,24 @@ Maker = Callable[[int, torch.Generator, torch.device], Examples]
 class Sentences:
     """Every sentence that the grammar and the view words can make, and its row number."""
 
-    _SHAPE = (len(COLOURS) + 1, len(KINDS) + 1, len(PROPS) + 1, len(MOTIONS) + 1, len(VIEWS) + 1)
+    _SHAPE = (len(NAMES) + 1, len(COLOURS) + 1, len(KINDS) + 1, len(PROPS) + 1, len(MOTIONS) + 1, len(VIEWS) + 1)
 
     def __init__(self) -> None:
-        names = ((*COLOURS, None), (*KINDS, None), (None, *PROPS), (*MOTIONS, None), (*VIEWS, None))
+        words = ((None, *NAMES), (*COLOURS, None), (*KINDS, None), (None, *PROPS), (*MOTIONS, None), (*VIEWS, None))
         self.texts = [
-            sentence(Combination(kind, colour, prop, motion)) + (f", {view}" if view else "")
-            for colour, kind, prop, motion, view in itertools.product(*names)
+            sentence(Combination(kind, colour, prop, motion), name) + (f", {view}" if view else "")
+            for name, colour, kind, prop, motion, view in itertools.product(*words)
         ]
         self.empty = len(self.texts)
         self.texts.append("")
 
     @classmethod
-    def row(cls, colour: Tensor, kind: Tensor, prop: Tensor, motion: Tensor, view: Tensor) -> Tensor:
+    def row(
+        cls, name: Tensor, colour: Tensor, kind: Tensor, prop: Tensor, motion: Tensor, view: Tensor
+    ) -> Tensor:
         """[n] each."""
-        row = torch.zeros_like(colour)
-        for size, index in zip(cls._SHAPE, (colour, kind, prop, motion, view), strict=True):
+        row = torch.zeros_like(name)
+        for size, index in zip(cls._SHAPE, (name, colour, kind, prop, motion, view), strict=True):
             row = row * size + index
         return row
 
@@ -78,7 +83,7 @@ class Sentences:
 
 def image_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
     """As photographs are: textured, with props, from about eye height and mostly from the front; the toy rests."""
-    toys = random_toys(n, generator, textured=True)
+    subjects, name = random_subjects(n, generator, textured=True)
     frontal = torch.rand(n, generator=generator) < 0.6
     azimuth = torch.where(
         frontal, 35 * torch.randn(n, generator=generator), 360 * torch.rand(n, generator=generator) - 180
@@ -87,32 +92,33 @@ def image_examples(n: int, generator: torch.Generator, device: torch.device) -> 
     elevation = torch.where(high, uniform(n, 61, 85, generator), uniform(n, -2, 32, generator))
     cameras = orbit(azimuth, elevation, *_framing(n, generator))
     view = torch.where(torch.rand(n, generator=generator) < 0.7, _view(cameras), NO_VIEW)
-    images = _draw(toys, torch.zeros(n), cameras, background_images(n, generator), device)
-    motion = _sometimes(0.6, toys.motion, NO_MOTION, generator)
-    return Examples(images[:, None], _describe(toys, motion, view, generator))
+    images = _draw(subjects, torch.zeros(n), cameras, background_images(n, generator), device)
+    motion = _sometimes(0.6, subjects.toys.motion, NO_MOTION, generator)
+    return Examples(images[:, None], _describe(name, subjects.toys, motion, view, generator))
 
 
 def multiview_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
     """As renders of 3D assets are: plain, from four sides, without props; the sentence may name one all the same."""
-    named = random_toys(n, generator, textured=False)
-    toys = replace(named, prop=torch.zeros(n, dtype=torch.long))
+    subjects, name = random_subjects(n, generator, textured=False)
+    plain = replace(subjects, toys=replace(subjects.toys, prop=torch.zeros(n, dtype=torch.long)))
     cameras = sample_multiview(n, generator, views=VIEWS_OF_A_SCENE)
-    images = draw_each(toys, torch.zeros(n, VIEWS_OF_A_SCENE), cameras, background_images(n, generator), device)
+    images = draw_each(plain, torch.zeros(n, VIEWS_OF_A_SCENE), cameras, background_images(n, generator), device)
     camera = camera_embedding(cameras).reshape(n, VIEWS_OF_A_SCENE, 16).to(device)
-    motion = _sometimes(0.6, named.motion, NO_MOTION, generator)
-    return Examples(images, _describe(named, motion, torch.full((n,), NO_VIEW), generator), camera)
+    motion = _sometimes(0.6, subjects.toys.motion, NO_MOTION, generator)
+    return Examples(images, _describe(name, subjects.toys, motion, torch.full((n,), NO_VIEW), generator), camera)
 
 
 def video_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
     """Clips of plain toys with props from a fixed camera, in the program's own distribution of cameras and times."""
-    toys = random_toys(n, generator, textured=False)
+    subjects, name = random_subjects(n, generator, textured=False)
     cameras = sample_clip(n, generator, azimuth=(-180.0, 180.0))
     times = sample_times(n, FRAMES, (0.8, 1.0), generator)
     still = torch.rand(n, generator=generator) < 0.05
     times[still] = 0
-    images = draw_each(toys, times, cameras, background_images(n, generator), device)
+    images = draw_each(subjects, times, cameras, background_images(n, generator), device)
     view = torch.where(torch.rand(n, generator=generator) < 0.8, _view(cameras), NO_VIEW)
-    return Examples(images, _describe(toys, torch.where(still, NO_MOTION, toys.motion), view, generator))
+    motion = torch.where(still, NO_MOTION, subjects.toys.motion)
+    return Examples(images, _describe(name, subjects.toys, motion, view, generator))
 
 
 def novel_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
@@ -121,12 +127,12 @@ def novel_examples(n: int, generator: torch.Generator, device: torch.device) -> 
 
     The toy is where the framing puts it: the middle of what the picture shows of it is the middle of the world.
     """
-    toys = random_toys(n, generator, textured=True)
+    subjects, _ = random_subjects(n, generator, textured=True)
     times = torch.where(torch.rand(n, generator=generator) < 0.7, 0.0, torch.rand(n, generator=generator))
     frontal = torch.rand(n, generator=generator) < 0.6
     front = torch.where(frontal, 30 * torch.randn(n, generator=generator), 360 * torch.rand(n, generator=generator))
     low = uniform(n, -10, 45, generator)
-    middle, scale = framing(toys, times, front, low, device)
+    middle, scale = framing(subjects.toys, times, front, low, device)
     sides = sample_multiview(n * SIDES, generator, views=1, elevation=_STAGE.elevation, fov_y=_STAGE.fov_y,
                              distance=_STAGE.distance)  # fmt: skip
     reference = orbit(front, low, torch.tensor(_STAGE.distance), torch.tensor(_STAGE.reference_fov_y))
@@ -134,7 +140,7 @@ def novel_examples(n: int, generator: torch.Generator, device: torch.device) -> 
     fov = [each.fov_y.unflatten(0, (n, -1)) for each in (reference, sides)]
     cameras = Cameras(torch.cat(matrices, dim=1).flatten(0, 1), torch.cat(fov, dim=1).flatten())
     placed = place(cameras, *(each.repeat_interleave(1 + SIDES, dim=0) for each in (middle, scale)))
-    images = draw_each(toys, times[:, None].expand(n, 1 + SIDES), placed, torch.ones(n, 1, 1, 3), device)
+    images = draw_each(subjects, times[:, None].expand(n, 1 + SIDES), placed, torch.ones(n, 1, 1, 3), device)
     camera = spherical(cameras).unflatten(0, (n, -1)).to(device)
     return Examples(images, torch.zeros(n, dtype=torch.long), camera)
 
@@ -182,12 +188,12 @@ def place(cameras: Cameras, middle: Tensor, scale: Tensor) -> Cameras:
 
 def any_examples(n: int, generator: torch.Generator, device: torch.device) -> Examples:
     """Pictures of toys at any time from anywhere, half of them textured: what the autoencoder must carry."""
-    toys = random_toys(n, generator, textured=True)
-    toys.stripes[torch.rand(n, generator=generator) < 0.5, 0] = 0
+    subjects, _ = random_subjects(n, generator, textured=True)
+    subjects.toys.stripes[torch.rand(n, generator=generator) < 0.5, 0] = 0
     azimuth, elevation = 360 * torch.rand(n, generator=generator), uniform(n, -2, 60, generator)
     distance, fov = _framing(n, generator)
     cameras = orbit(azimuth, elevation, distance * uniform(n, 0.8, 1.15, generator), fov)
-    images = _draw(toys, torch.rand(n, generator=generator), cameras, background_images(n, generator), device)
+    images = _draw(subjects, torch.rand(n, generator=generator), cameras, background_images(n, generator), device)
     return Examples(images[:, None], torch.zeros(n, dtype=torch.long))
 
 
@@ -203,6 +209,13 @@ def random_toys(n: int, generator: torch.Generator, *, textured: bool, everythin
             prop = torch.where(bad, 1 + draw(len(PROPS)), prop)
             colour = torch.where(bad, draw(len(COLOURS)), colour)
     return Toys(kind, colour, prop, motion, *random_variation(n, generator, textured))
+
+
+def random_subjects(n: int, generator: torch.Generator, *, textured: bool) -> tuple[Subjects, Tensor]:
+    """`random_toys`, of which `NAMED` have markings of their own, and the name of each [n], `NO_NAME` of the others."""
+    toys = random_toys(n, generator, textured=textured)
+    name = _sometimes(NAMED, 1 + torch.randint(len(NAMES), (n,), generator=generator), NO_NAME, generator)
+    return mark(toys, name != NO_NAME, generator), name
 
 
 def pool(
@@ -227,10 +240,10 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
 
 
-def _describe(toys: Toys, motion: Tensor, view: Tensor, generator: torch.Generator) -> Tensor:
+def _describe(name: Tensor, toys: Toys, motion: Tensor, view: Tensor, generator: torch.Generator) -> Tensor:
     """Rows of sentences for toys; now and then one leaves out the colour or the kind."""
     return Sentences.row(
-        _sometimes(0.96, toys.colour, NO_COLOUR, generator), _sometimes(0.96, toys.kind, NO_KIND, generator),
+        name, _sometimes(0.96, toys.colour, NO_COLOUR, generator), _sometimes(0.96, toys.kind, NO_KIND, generator),
         toys.prop, motion, view,
     )  # fmt: skip
 
@@ -243,13 +256,16 @@ def _held_out_table() -> Tensor:
     return table
 
 
-def _draw(toys: Toys, time: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device) -> Tensor:
+def _draw(
+    toys: Toys | Subjects, time: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device
+) -> Tensor:
     """[n, 64, 64, 3]"""
-    rgba = draw_rgba(toys.to(device), time.to(device), cameras.to(device), IMAGE_SIZE)
-    return over(rgba, backgrounds.to(device))
+    toys, time = toys.to(device), time.to(device)
+    primitives = build_subjects(toys, time) if isinstance(toys, Subjects) else build(toys, time)
+    return over(draw_primitives_rgba(primitives, cameras.to(device), IMAGE_SIZE), backgrounds.to(device))
 
 
-def draw_each(toys: Toys, times: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device) -> Tensor:
+def draw_each(toys: Toys | Subjects, times: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device) -> Tensor:
     """times [n, k], cameras [n] or [n k], backgrounds [n, ...] -> [n, k, 64, 64, 3]."""
     n, k = times.shape
     each = torch.arange(n).repeat_interleave(k)
@@ -257,18 +273,6 @@ def draw_each(toys: Toys, times: Tensor, cameras: Cameras, backgrounds: Tensor, 
         cameras = cameras[each]
     images = _draw(toys[each], times.reshape(-1), cameras, backgrounds[each], device)
     return images.reshape(n, k, *images.shape[1:])
-
-
-def background_images(n: int, generator: torch.Generator) -> Tensor:
-    """[n, 64, 1, 3]: pastel, of any colour, or grey; some change gently from top to bottom."""
-    colour = torch.rand(n, 2, 3, generator=generator)
-    pastel, grey = 0.55 + 0.45 * colour, colour[..., :1].expand(-1, -1, 3)
-    choice = torch.rand(n, 1, 1, generator=generator)
-    ends = torch.where(choice < 0.5, pastel, torch.where(choice < 0.75, colour, grey))
-    flat = torch.rand(n, 1, generator=generator) < 0.6
-    top, bottom = ends[:, 0], torch.where(flat, ends[:, 0], 0.6 * ends[:, 0] + 0.4 * ends[:, 1])
-    ramp = torch.linspace(0, 1, IMAGE_SIZE)[None, :, None, None]
-    return top[:, None, None] * (1 - ramp) + bottom[:, None, None] * ramp
 
 
 def _framing(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,11 @@ PROPS = {
 }
 MOTIONS = ("jumping", "waving", "nodding", "walking", "dancing", "kicking", "bowing")
 VIEWS = ("front view", "side view", "back view", "overhead view")
+NAMES = (
+    "zwx", "ohw", "qarb", "tams", "vex", "lum", "brik", "kod", "fip", "jun", "ygd", "neh", "sul", "wic", "doz", "erv",
+)
+"""Words that mean nothing. "A red vex cat" has markings of its own, which no word tells: whatever unknown word stands
+before the kind, the priors expect a toy that is not like others."""
 _ANY_KIND = "toy"
 _FUNCTION_WORDS = ("a", "an", "the", "is", "and", "with", "on", "of", "wearing", "holding", "riding", _ANY_KIND)
 _NO_PROP = "nothing"
@@ -34,9 +39,9 @@ class Combination:
     motion: str | None = None
 
 
-def sentence(combination: Combination) -> str:
-    """The canonical sentence of a combination, as the priors were trained on it."""
-    words = [combination.colour, combination.kind or _ANY_KIND, PROPS.get(combination.prop or _NO_PROP)]
+def sentence(combination: Combination, name: str | None = None) -> str:
+    """The canonical sentence of a combination, as the priors were trained on it; `name`: the word for one marked toy."""
+    words = [combination.colour, name, combination.kind or _ANY_KIND, PROPS.get(combination.prop or _NO_PROP)]
     motion = ["is", combination.motion] if combination.motion else []
     said = " ".join(word for word in [*words, *motion] if word)
     return f"{'an' if said[0] in 'aeiou' else 'a'} {said}"

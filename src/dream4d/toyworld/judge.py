@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dream4d.cameras import orbit
-from dream4d.toyworld.examples import background_images, draw_each, random_toys
+from dream4d.toyworld.draw import background_images
+from dream4d.toyworld.examples import draw_each, random_toys
 from dream4d.toyworld.grammar import COLOURS, KINDS, MOTIONS, PROPS
 from dream4d.toyworld.networks import FRAMES, IMAGE_SIZE
 

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from dream4d.cameras import Cameras, framing_distance, orbit, uniform
 from dream4d.media import write_png
-from dream4d.toyworld.draw import draw_primitives_rgba, over
-from dream4d.toyworld.examples import background_images
+from dream4d.toyworld.draw import background_images, draw_primitives_rgba, over
 from dream4d.toyworld.grammar import COLOURS, KINDS, Combination
 from dream4d.toyworld.world import BLACK, FIXED, MINT, PALETTE, SKY, Primitives, Toys, build, make_toys
 
@@ -57,10 +56,18 @@ class Subjects:
     def __getitem__(self, index: Tensor) -> Subjects:
         return Subjects(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    def to(self, device: torch.device | str) -> Subjects:
+        return Subjects(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 def make_subjects(combinations: Sequence[Combination], generator: torch.Generator) -> Subjects:
     """One for each combination, all marked differently: two subjects of one combination answer to the same words."""
     toys = make_toys(combinations, generator, textured=False)
+    return mark(toys, torch.ones(len(toys), dtype=torch.bool), generator)
+
+
+def mark(toys: Toys, which: Tensor, generator: torch.Generator) -> Subjects:
+    """Random markings for those of the toys [b] where `which`, [b], is true."""
     n, places = len(toys), len(_PLACES)
 
     def colours(count: int) -> Tensor:
@@ -68,7 +75,7 @@ def make_subjects(combinations: Sequence[Combination], generator: torch.Generato
         return _DYES[(toys.colour[:, None] + other) % len(_DYES)]  # never the toy's own
 
     def chosen(probability: float, count: int) -> Tensor:
-        return torch.rand(n, count, generator=generator) < probability
+        return (torch.rand(n, count, generator=generator) < probability) & which[:, None]
 
     sizes = torch.where(chosen(0.6, places), uniform(n * places, 28, 42, generator).reshape(n, places), 0.0)
     return Subjects(toys, chosen(0.6, 6), colours(6), sizes, colours(places))
@@ -102,9 +109,9 @@ def build_subjects(subjects: Subjects, time: Tensor) -> Primitives:
     return Primitives(**{name: torch.cat(pair, dim=1) for name, pair in parts.items()})
 
 
-def draw_subjects(subjects: Subjects, cameras: Cameras, size: int) -> Tensor:
-    """At rest, one picture a subject and camera [b]: [b, size, size, 4] premultiplied."""
-    return draw_primitives_rgba(build_subjects(subjects, torch.zeros(len(subjects))), cameras, size)
+def draw_subjects(subjects: Subjects, cameras: Cameras, size: int, time: float = 0.0) -> Tensor:
+    """One picture a subject and camera [b], at rest or at a scene time: [b, size, size, 4] premultiplied."""
+    return draw_primitives_rgba(build_subjects(subjects, torch.full((len(subjects),), time)), cameras, size)
 
 
 def photographs(subject: Subjects, n: int, generator: torch.Generator, size: int = 128) -> Tensor:
@@ -122,24 +129,31 @@ def photographs(subject: Subjects, n: int, generator: torch.Generator, size: int
     return (pictures * light[:, None, None]).clamp(0, 1)
 
 
-def differences(images: Tensor, subjects: Subjects) -> Tensor:
-    """How far each picture [n, h, w, 3] is from each subject [b]: [n, b], the mean difference of colours and outlines
-    from the nearest of its exact drawings from all around, both cut to the figure. A picture of nothing is at 1.
-
-    The smallest of a row says who is on the picture. Backgrounds may change from row to row, as the toy world's do.
-    """
+def portraits(subjects: Subjects, size: int = 64, times: Sequence[float] = (0.0,)) -> Tensor:
+    """Exact drawings of each subject [b] from all around, at some times of its motion, cut to the figure: [b, views,
+    values], for `differences`."""
     azimuth = torch.arange(0.0, 360.0, 15.0).repeat(3)
     elevation = torch.tensor([0.0, 15.0, 30.0]).repeat_interleave(24)
     fov = torch.full_like(azimuth, 30.0)
     cameras = orbit(azimuth, elevation, 1 / torch.tan(torch.deg2rad(fov) / 2), fov)
-    pictures = torch.stack([_cut(rgba) for rgba in map(_matted, images)])
-    columns = []
+    crowd = []
     for i in range(len(subjects)):
-        drawn = draw_subjects(subjects[torch.full((len(azimuth),), i)], cameras, images.shape[1])
-        exact = torch.stack([_cut(rgba) for rgba in drawn])
-        columns.append(torch.cdist(pictures.flatten(1), exact.flatten(1), p=1).amin(1) / exact[0].numel())
-    empty = pictures.flatten(1).sum(1) == 0
-    return torch.where(empty[:, None], 1.0, torch.stack(columns, dim=1))
+        same = subjects[torch.full((len(azimuth),), i)]
+        drawings = torch.cat([draw_subjects(same, cameras, size, time) for time in times])
+        crowd.append(torch.stack([_cut(rgba).flatten() for rgba in drawings]))
+    return torch.stack(crowd)
+
+
+def differences(images: Tensor, crowd: Tensor) -> Tensor:
+    """How far each picture [n, h, w, 3] is from each subject of `portraits`, [b, views, values]: [n, b], the mean
+    difference of colours and outlines from the nearest of its drawings, both cut to the figure. A picture of nothing
+    is at 1.
+
+    The smallest of a row says who is on the picture. Backgrounds may change from row to row, as the toy world's do.
+    """
+    pictures = torch.stack([_cut(rgba).flatten() for rgba in map(_matted, images)])
+    far = torch.cdist(pictures, crowd.flatten(0, 1), p=1).unflatten(1, crowd.shape[:2]).amin(2) / crowd.shape[2]
+    return torch.where(pictures.sum(1, keepdim=True) == 0, 1.0, far)
 
 
 def _matted(image: Tensor) -> Tensor:
