@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
     torch.set_num_threads(threads)
     settings = merge(BUILTIN, {"device": options.device} | nested(options.set))
-    tests = [Test(who, settings, options.out / str(who.kind), options.pictures) for who in WHO if who.kind in options.who]
+    chosen = [who for who in WHO if who.kind in options.who]
+    tests = [Test(who, settings, options.out / str(who.kind), options.pictures) for who in chosen]
     with workers(options.workers, threads) as pool:
         learned = list(pool.map(learn, tests))
     made = {(test.out, scene): (test, scene) for test in tests for scene in options.scenes}
@@ -94,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sheets.append(caption(sheet, test.named))
         if strips:
             labels = [f"{azimuth:.0f} deg" if not time else f"time {time}" for time, azimuth in SHOWN]
-            sheets.append(caption(contact_sheet(torch.stack(strips), labels, options.scenes), test.prompt("with a prop")))
+            sheet = contact_sheet(torch.stack(strips), labels, options.scenes)
+            sheets.append(caption(sheet, test.prompt("with a prop")))
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "prompt"]
     total: dict[str, Any] = {name: mean([row[name] for row in rows if name in row]) for name in names}
     kinds = [str(test.who.kind) for test in tests]
@@ -186,7 +188,7 @@ def job(test: Test, scene: str) -> Job:
 
 
 def look(test: Test, scene: str) -> tuple[dict[str, float], Tensor]:
-    """Who is on a finished scene's views, all around and throughout, what the judge reads, and its strip of the sheet."""
+    """Who is on a finished scene's views, all around and throughout, what the judge reads, and a strip of the sheet."""
     folder = test.out / slug(scene)
     made = Scene.load(folder / "scene.safetensors").to(loading.pick_device(test.settings.device))
     crowd = portraits(test.crowd(scene)[0], times=TIMES)

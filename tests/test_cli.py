@@ -35,6 +35,7 @@ def calls(monkeypatch, tmp_path):
     grammar = SimpleNamespace(
         unknown_words=lambda prompt: [w for w in prompt.split() if w not in ("a", "cat")],
         known_words=lambda: {"animal": ["cat", "dog"]},
+        name_in=lambda prompt: "bob" if "bob" in prompt else None,
     )
     toyworld = SimpleNamespace(grammar=grammar)
     monkeypatch.setitem(sys.modules, "dream4d.toyworld", toyworld)
@@ -218,6 +219,8 @@ def test_evaluate_needs_runs_and_knows_its_options(evaluations, capsys):
 def test_unknown_words_are_a_warning(calls, capsys):
     assert main(["generate", "a cat yodels"]) == 0
     assert "do not know yodels. They know animal: cat, dog" in capsys.readouterr().err
+    assert main(["generate", "a bob cat"]) == 0
+    assert capsys.readouterr().err == "note: the built-in models take bob for a toy with markings of its own\n"
     own = ["--priors.image", "x", "--priors.multiview", "x", "--priors.video", "x"]
     assert main(["generate", "a cat yodels", *own]) == 0
     assert capsys.readouterr().err == ""

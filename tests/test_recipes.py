@@ -411,7 +411,8 @@ def test_stopped_personalising_goes_on_as_if_it_had_not(learned, settings, photo
     assert recipes.personalize(photos, "a sks cat", settings, file) == file
 
 
-def test_only_the_image_model_hears_of_the_subject(learned, settings, tmp_path, monkeypatch):
+def stages_of(prompt, subject, settings, out, monkeypatch):
+    """What the stages of a personalised scene are called with, the dynamic stage last."""
     seen = {}
 
     def spy(state, **options):
@@ -422,7 +423,13 @@ def test_only_the_image_model_hears_of_the_subject(learned, settings, tmp_path, 
         with monkeypatch.context() as patch:
             patch.setattr(recipes, stage, spy)
             with pytest.raises(InterruptedError):
-                recipes.subject_to_4d("a sks cat is waving", learned, settings, tmp_path)
+                recipes.subject_to_4d(prompt, subject, settings, out)
+    return seen
+
+
+def test_only_the_image_model_hears_of_the_subject(learned, settings, tmp_path, monkeypatch):
+    settings = merge(settings, {"personalize": {"multiview": "class"}})
+    seen = stages_of("a sks cat is waving", learned, settings, tmp_path, monkeypatch)
     image, multiview = seen["image_prior"], seen["multiview_prior"]
     assert image.latent_space == multiview.latent_space
     prompt = ["a sks cat is waving"]
@@ -434,6 +441,19 @@ def test_only_the_image_model_hears_of_the_subject(learned, settings, tmp_path, 
     assert any(not ours.equal(theirs) for ours, theirs in weights)
     assert (seen["multiview_prompt"], seen["prompt"]) == ("a cat is waving", "a cat is waving")
     assert (seen["image_negative"], seen["negative"]) == ("a cat", settings.negative)
+
+
+@pytest.mark.parametrize("multiview", ["word", "lora"])
+def test_models_that_know_such_words_hear_it_too(learned, settings, tmp_path, monkeypatch, multiview):
+    settings = merge(settings, {"personalize": {"multiview": multiview, "video": "word"}})
+    seen = stages_of("a sks cat is waving", learned, settings, tmp_path, monkeypatch)
+    assert (seen["multiview_prompt"], seen["prompt"]) == (None, "a sks cat is waving")
+    assert seen["image_prior"].latent_space == seen["multiview_prior"].latent_space
+    plain, ours = loading.multiview_prior(settings, torch.device("cpu")).parts, seen["multiview_prior"].parts
+    same = [a.equal(b) for a, b in zip(ours.unet.parameters(), plain.unet.parameters(), strict=True)]
+    assert all(same) == (multiview == "word")
+    said = ["a sks cat is waving"]
+    assert ours.text(said).equal(plain.text(said)) == (multiview == "word")
 
 
 def test_a_subject_can_stand_still(learned, settings, tmp_path, monkeypatch):

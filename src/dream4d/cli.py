@@ -543,7 +543,9 @@ def _checked_prompt(prompt: str, options: Options, subject: Path | None = None) 
         from dream4d.toyworld import grammar
 
         taught = [] if subject is None else [options.job().personalize.token.lower()]
-        if unknown := [word for word in grammar.unknown_words(prompt) if word not in taught]:
+        if (name := grammar.name_in(prompt)) and name not in taught:
+            print(f"note: the built-in models take {name} for a toy with markings of its own", file=sys.stderr)
+        if unknown := [word for word in grammar.unknown_words(prompt) if word not in (*taught, name)]:
             known = "; ".join(f"{kind}: {', '.join(words)}" for kind, words in grammar.known_words().items())
             print(f"warning: the built-in models do not know {', '.join(unknown)}. They know {known}", file=sys.stderr)
     return prompt

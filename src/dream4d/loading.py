@@ -122,9 +122,9 @@ def multiview_prior(
     return prior
 
 
-def _fuse(lora: Lora, prior: StableDiffusion, own: Shared, shared: Shared | None) -> None:
-    """A LoRA may change a text encoder, which other priors shall have as it was: they share the autoencoder alone of the
-    `own` parts of `prior`."""
+def _fuse(lora: Lora, prior: StableDiffusion | MVDream, own: Shared, shared: Shared | None) -> None:
+    """Into `prior`. A LoRA may change a text encoder, which other priors shall have as it was: of the `own` parts of
+    `prior` they share the autoencoder alone."""
     assert prior.parts.text is not None
     fuse(lora, unet=prior.parts.unet, text_encoder=prior.parts.text.model)
     if shared is not None:

@@ -123,7 +123,7 @@ BUILTIN = Preset(
     # One subject is a narrow target: little guidance finds it, and much burns its colours. What little there is leads
     # away from its kind, else its markings fade: they are what the mean of all that the model draws has least of.
     personalize=PersonalizeSettings(
-        steps=900, photos=4, learning_rate=Milestones(1e-3, at=(600, 780), factor=0.3),
+        steps=600, photos=4, learning_rate=Milestones(1e-3, at=(400, 520), factor=0.3),
         learning_rate_text=Constant(1e-4), class_images=64, sampling_guidance=3.0, sampling_steps=20,
         weight_2d=6.0, guidance_2d=1.5, away_from_class=True, multiview="lora",
         at_rest=True, kept_mean=1.0, levels=Levels(1, every=20, most=6),  # as for meshes

@@ -335,9 +335,9 @@ class PersonalizeSettings:
     """Lead it away from the subject's class, "a dog", in place of the negative prompt: what sets this dog apart is then
     drawn more strongly, and not what any dog has."""
     multiview: Literal["class", "word", "lora"] = "class"
-    """What the multi-view model is told, which never saw the subject: its class alone; its word as well, for a model that
-    knows such words as those of things with markings of their own; or the word, with the LoRA of the image model in the
-    multi-view model, too, which helps where that began as the image model."""
+    """What the multi-view model is told, which never saw the subject: its class alone; its word as well, for a model
+    that knows such words as those of things with markings of their own; or the word, with the LoRA of the image model
+    in the multi-view model, too, which helps where that began as the image model."""
     video: Literal["class", "word"] = "class"
     """The same of the video model."""
     at_rest: bool = False

@@ -7,11 +7,13 @@ from dream4d.toyworld.grammar import (
     COLOURS,
     KINDS,
     MOTIONS,
+    NAMES,
     PROPS,
     VIEWS,
     Combination,
     evaluation_combinations,
     held_out,
+    name_in,
     parse,
     sentence,
     unknown_words,
@@ -48,6 +50,15 @@ def test_the_first_mention_counts():
 
 def test_unknown_words_come_in_order_and_once():
     assert unknown_words("A corgi eats a red cat, the corgi barks") == ["corgi", "eats", "barks"]
+
+
+def test_a_name_stands_before_the_kind():
+    assert sentence(Combination("elephant", None, None), "sks") == "a sks elephant"
+    assert sentence(Combination("cat", "orange", None, "waving"), "vex") == "an orange vex cat is waving"
+    assert name_in("an orange Vex cat is waving") == "vex"
+    assert name_in("a bob toy") == "bob"
+    assert name_in("a huge red cat") is name_in("a red cat yodels") is name_in("a red cat") is None
+    assert not {"sks", *KINDS, *COLOURS} & set(NAMES), "sks is to be new to the priors"
 
 
 def test_held_out_is_a_tenth_without_repeats():

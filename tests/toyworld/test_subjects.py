@@ -18,7 +18,6 @@ from dream4d.toyworld.subjects import (
     portraits,
 )
 from dream4d.toyworld.world import build
-from dream4d.toyworld.world import build
 
 CAT = Combination("cat", "orange", None, "waving")
 

@@ -265,7 +265,9 @@ def _draw(
     return over(draw_primitives_rgba(primitives, cameras.to(device), IMAGE_SIZE), backgrounds.to(device))
 
 
-def draw_each(toys: Toys | Subjects, times: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device) -> Tensor:
+def draw_each(
+    toys: Toys | Subjects, times: Tensor, cameras: Cameras, backgrounds: Tensor, device: torch.device
+) -> Tensor:
     """times [n, k], cameras [n] or [n k], backgrounds [n, ...] -> [n, k, 64, 64, 3]."""
     n, k = times.shape
     each = torch.arange(n).repeat_interleave(k)

@@ -40,7 +40,7 @@ class Combination:
 
 
 def sentence(combination: Combination, name: str | None = None) -> str:
-    """The canonical sentence of a combination, as the priors were trained on it; `name`: the word for one marked toy."""
+    """The canonical sentence of a combination, as the priors were trained on it. name: a word for one marked toy."""
     words = [combination.colour, name, combination.kind or _ANY_KIND, PROPS.get(combination.prop or _NO_PROP)]
     motion = ["is", combination.motion] if combination.motion else []
     said = " ".join(word for word in [*words, *motion] if word)
@@ -73,6 +73,13 @@ def unknown_words(text: str) -> list[str]:
     """The words of a sentence that the built-in priors never saw, in order, each once."""
     known = every_word()
     return list(dict.fromkeys(word for word in _words(text) if word not in known))
+
+
+def name_in(text: str) -> str | None:
+    """The unknown word before the kind, which the built-in priors take for the name of a toy with its own markings."""
+    words, unknown = _words(text), unknown_words(text)
+    pairs = itertools.pairwise(words)
+    return next((word for word, after in pairs if word in unknown and after in (*KINDS, _ANY_KIND)), None)
 
 
 def held_out() -> list[tuple[str, str, str]]:
