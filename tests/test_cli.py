@@ -216,6 +216,18 @@ def test_evaluate_needs_runs_and_knows_its_options(evaluations, capsys):
     assert "unknown option --jsno; did you mean --json?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["models"]])
+def test_who_reads_no_further_stops_it_quietly(arguments):
+    command = [sys.executable, "-c", f"from dream4d.cli import main; raise SystemExit(main({arguments}))"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None and process.stderr.read() == ""
+    assert process.wait() == 141
+
+
 def test_unknown_words_are_a_warning(calls, capsys):
     assert main(["generate", "a cat yodels"]) == 0
     assert "do not know yodels. They know animal: cat, dog" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -258,11 +259,18 @@ class Report:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code: 0, 2 for input that cannot be used, 130 when stopped by Ctrl-C."""
+    """Run the command. Returns its exit code: 0, 2 for input that cannot be used, 130 when stopped by Ctrl-C, 141 when
+    nobody reads on what it prints."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        _run([argument for argument in arguments if argument != "--debug"])
+        try:
+            _run([argument for argument in arguments if argument != "--debug"])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except (ValueError, OSError) as error:
         if debug:
             raise
