@@ -125,7 +125,7 @@ BUILTIN = Preset(
     personalize=PersonalizeSettings(
         steps=600, photos=4, learning_rate=Milestones(1e-3, at=(400, 520), factor=0.3),
         learning_rate_text=Constant(1e-4), class_images=64, sampling_guidance=3.0, sampling_steps=20,
-        weight_2d=6.0, guidance_2d=1.5, away_from_class=True, multiview="lora",
+        weight_2d=6.0, guidance_2d=1.5, away_from_class=True, multiview="lora", video="word",
         at_rest=True, kept_mean=1.0, levels=Levels(1, every=20, most=6),  # as for meshes
     ),
     output=OutputSettings(preview_every=50, size=128, frames=32, background="#e6edf5"),
