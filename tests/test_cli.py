@@ -224,7 +224,8 @@ def test_who_reads_no_further_stops_it_quietly(arguments):
     )
     assert process.stdout is not None
     process.stdout.close()
-    assert process.stderr is not None and process.stderr.read() == ""
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
     assert process.wait() == 141
 
 
