@@ -428,7 +428,7 @@ def stages_of(prompt, subject, settings, out, monkeypatch):
 
 
 def test_only_the_image_model_hears_of_the_subject(learned, settings, tmp_path, monkeypatch):
-    settings = merge(settings, {"personalize": {"multiview": "class"}})
+    settings = merge(settings, {"personalize": {"multiview": "class", "video": "class"}})
     seen = stages_of("a sks cat is waving", learned, settings, tmp_path, monkeypatch)
     image, multiview = seen["image_prior"], seen["multiview_prior"]
     assert image.latent_space == multiview.latent_space

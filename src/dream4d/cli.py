@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -269,7 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with suppress(BrokenPipeError):
+            sys.stdout.close()  # or Python would try again to write at its end, and say so
         return 141
     except (ValueError, OSError) as error:
         if debug:
