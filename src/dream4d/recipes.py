@@ -92,7 +92,7 @@ def subject_to_4d(
     subject. subject_prompt: what the photos show, by default what `prompt` says of the subject, see `subject_of`.
     moves: go on to the dynamic stage.
 
-    Only the image model gets the LoRA. The others never saw the word of the subject: their prompt goes without it.
+    Only the image model learns the subject; what the others are told is `personalize.multiview` and `.video`.
     Raises ValueError as `text_to_4d` does, and as `personalize` does.
     """
     check(settings, "image", "multiview")
