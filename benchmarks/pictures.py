@@ -27,7 +27,7 @@ from dream4d.evaluate.footage import STILLS, photograph
 from dream4d.evaluate.toy import compare, prop_pixels
 from dream4d.film import Extent
 from dream4d.loading import pick_device
-from dream4d.media import caption, contact_sheet, write_png
+from dream4d.media import caption, contact_sheet, stack, write_png
 from dream4d.picture import read_framed
 from dream4d.presets import BUILTIN, Preset, merge
 from dream4d.render import render_images
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             [row["prompt"], *(f"{row[name]:.2f}" if name in row else "-" for name in names)]
             for row in [*rows, {"prompt": "all", **total}]
         ])  # fmt: skip
-        write_png(options.out / "overview.png", torch.cat([torch.as_tensor(strip) for strip in strips]).numpy())
+        write_png(options.out / "overview.png", stack(strips))
         write_json(options.json, {**provenance(str(device)), "set": options.set, "all": total, "toys": rows})
         print(options.out / "overview.png")
     return int(failed > 0)

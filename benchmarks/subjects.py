@@ -9,7 +9,6 @@ all subjects' exact drawings (`toyworld.subjects.differences`), no network; the 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from pictures import nested
+from pictures import SHOWN, nested
 from report import RESULTS, ROOT, print_table, provenance, write_json
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from dream4d import loading, recipes
 from dream4d.cameras import VIEW_WORDS, orbit
 from dream4d.evaluate.ablate import Job, measured, run_all
 from dream4d.evaluate.footage import STILLS, photograph
-from dream4d.media import caption, contact_sheet, read_photos, write_png
+from dream4d.media import caption, contact_sheet, read_photos, stack, write_png
 from dream4d.presets import BUILTIN, Preset, for_subject, merge
 from dream4d.priors.lora import fuse, read_lora
 from dream4d.priors.sampling import sample
@@ -52,7 +51,6 @@ CROWD = 21
 SCENES = ("scene", "with a prop", "not personalised")
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8)
 VIEWS = ("", *(f", {words}" for words in VIEW_WORDS[:3]))
-SHOWN = [*((0.0, azimuth) for azimuth in (0.0, 90.0, 180.0, 270.0)), *((t, 20.0) for t in (0.2, 0.4, 0.6, 0.8))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,7 +159,7 @@ def learn(test: Test) -> tuple[dict[str, float], Tensor]:
     lora = recipes.personalize(folder, test.named, settings, test.lora)
     before, after = load(settings.device), load(settings.device, lora)
     photos = torch.from_numpy(read_photos(folder, IMAGE_SIZE))
-    row = {"photos": whose(photos, crowd)[0], "photos: difference": whose(photos, crowd)[1]}
+    row = dict(zip(("photos", "photos: difference"), whose(photos, crowd), strict=True))
     shown = [photos[torch.arange(8) % len(photos)]]
     for label, prompt, prior in (
         ("sks before", test.named, before), ("sks", test.named, after), ("class before", test.plain, before),
@@ -177,7 +175,6 @@ def learn(test: Test) -> tuple[dict[str, float], Tensor]:
     row["change of others"] = (now - then).square().mean().sqrt().item()
     labels = ["photos", "before", test.named, "before", test.plain]
     sheet = torch.as_tensor(contact_sheet(torch.stack(shown).clamp(0, 1), rows=labels))
-    (test.out / "pictures.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
     return row, sheet
 
 
@@ -233,14 +230,6 @@ def kept(images: Tensor, sentences: Sequence[str]) -> float:
     read = zip(reading.kind.tolist(), reading.colour.tolist(), strict=True)
     said = [sentence(Combination(KINDS[kind], COLOURS[colour], None)) for kind, colour in read]
     return sum(map(str.__eq__, said, sentences)) / len(said)
-
-
-def stack(sheets: Sequence[Any]) -> Tensor:
-    """Sheets [h, w, 3] of different widths below each other, on white."""
-    tensors = [torch.as_tensor(sheet) for sheet in sheets]
-    width = max(sheet.shape[1] for sheet in tensors)
-    pad = [torch.nn.functional.pad(sheet, (0, 0, 0, width - sheet.shape[1]), value=1.0) for sheet in tensors]
-    return torch.cat(pad)
 
 
 if __name__ == "__main__":

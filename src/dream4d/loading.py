@@ -101,7 +101,7 @@ def image_prior(
     folder = folder_of(settings.priors, "image")
     if folder is None:
         return None
-    own: Shared = {}
+    own = _autoencoders(shared)
     prior = StableDiffusion.load(folder, **how_to_load(settings, "image", device, shared if lora is None else own))
     if lora is not None:
         _fuse(lora, prior, own, shared)
@@ -114,7 +114,7 @@ def multiview_prior(
     folder = folder_of(settings.priors, "multiview")
     if folder is None:
         return None
-    own: Shared = {key: part for key, part in (shared or {}).items() if isinstance(part, Autoencoder)}
+    own = _autoencoders(shared)
     how = how_to_load(settings, "multiview", device, shared if lora is None else own)
     prior = MVDream.load(folder, **how, views=settings.static.views)
     if lora is not None:
@@ -128,7 +128,11 @@ def _fuse(lora: Lora, prior: StableDiffusion | MVDream, own: Shared, shared: Sha
     assert prior.parts.text is not None
     fuse(lora, unet=prior.parts.unet, text_encoder=prior.parts.text.model)
     if shared is not None:
-        shared.update({key: part for key, part in own.items() if isinstance(part, Autoencoder)})
+        shared.update(_autoencoders(own))
+
+
+def _autoencoders(shared: Shared | None) -> Shared:
+    return {key: part for key, part in (shared or {}).items() if isinstance(part, Autoencoder)}
 
 
 def video_prior(settings: Preset, device: torch.device) -> TextToVideo:

@@ -135,6 +135,15 @@ def contact_sheet(
     return sheet
 
 
+def stack(sheets: Sequence[ArrayLike]) -> Array:
+    """Sheets [h, w, 3] of different sizes below each other, on white."""
+    arrays = [np.asarray(sheet) for sheet in sheets]
+    width = max(sheet.shape[1] for sheet in arrays)
+    return np.concatenate([
+        np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0)), constant_values=1.0) for sheet in arrays
+    ])
+
+
 def caption(image: ArrayLike, text: str, height: int = 16) -> Array:
     """The image [h, w, 3] under a white strip of so many pixels, with `text` on it."""
     picture = np.asarray(image)

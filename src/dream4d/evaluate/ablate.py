@@ -213,7 +213,7 @@ def figure(outcomes: Sequence[Outcome], out: str | Path, *, sentences: int = 3, 
 
     from dream4d.evaluate.footage import photograph
     from dream4d.loading import pick_device
-    from dream4d.media import caption, contact_sheet, write_png
+    from dream4d.media import caption, contact_sheet, stack, write_png
     from dream4d.scene import Scene
 
     sides, moments = (0.0, 90.0, 180.0, 270.0), (0.2, 0.4, 0.6, 0.8)
@@ -228,9 +228,7 @@ def figure(outcomes: Sequence[Outcome], out: str | Path, *, sentences: int = 3, 
             scene = Scene.load(first[name].folder / "scene.safetensors").to(pick_device(first[name].settings.device))
             pictures.append(photograph(scene, shots, size=size, grey=0.9).rgb.clamp(0, 1).cpu().numpy())
         sheets.append(caption(contact_sheet(np.stack(pictures), labels, names), prompt))
-    width = max(sheet.shape[1] for sheet in sheets)
-    whole = [np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0)), constant_values=1.0) for sheet in sheets]
-    write_png(out, np.concatenate(whole))
+    write_png(out, stack(sheets))
     return Path(out)
 
 
